@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+
+#include "activation_cache/cache.h"
+#include "comm/communicator.h"
+#include "corpus/corpus.h"
+#include "host_model/host_model.h"
+
+namespace thresher::activation_cache {
+
+/// Before work starts: what it will need. Numbers are for people; `disk_bytes` is also compared with free space.
+struct HarvestEstimate {
+  std::int64_t units = 0, units_left = 0, tokens = 0;
+  std::uint64_t disk_bytes = 0;
+  std::uint64_t memory_bytes_per_rank = 0;
+  double seconds = 0;  // rough, from parameter count and a measured product
+};
+
+struct HarvestResult {
+  std::int64_t tokens = 0;            // harvested by all ranks in this call
+  std::int64_t rows = 0;              // in the whole cache
+  double seconds = 0;
+  bool was_complete = false;          // nothing was left to do
+};
+
+/// Fills (or continues) the cache in config.dir over all ranks. Exits by StoppedBySignal when a stop was requested
+/// (core/stop_signal.h). ConfigError (78) for a cache with another identity, naming the first difference, or one that
+/// another harvest holds; IoError (74) when the disk cannot hold the result. Any rank count gives the same bytes.
+HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& contexts, const Json& corpus_identity,
+                      const corpus::Tokenizer& tokenizer, host_model::HostModel& model, comm::Communicator& comm);
+
+HarvestEstimate estimate_harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
+                                 const host_model::HostModel& model, int world_size);
+
+/// The rule by which positions are kept, shared by harvest and evaluation: true where a row of activations belongs to
+/// the cache. `norm_limits` (one a hook point) come from cache.json.
+std::vector<std::uint8_t> kept_positions(const CacheConfig& config, const corpus::Tokenizer& tokenizer,
+                                         const at::Tensor& token_ids, const at::Tensor& positions,
+                                         const std::vector<at::Tensor>& activations,
+                                         const std::vector<double>& norm_limits);
+
+}  // namespace thresher::activation_cache

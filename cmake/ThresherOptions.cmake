@@ -1,0 +1,31 @@
+# Every switch is ON or OFF: two machines must never silently build different products.
+option(THRESHER_CUDA "Build the CUDA kernels (needs nvcc; no GPU needed to build)" OFF)
+option(THRESHER_BUILD_TESTS "Build the tests" ON)
+option(THRESHER_BUILD_BENCH "Build the micro benchmarks" OFF)
+option(THRESHER_WERROR "Treat warnings as errors" ON)
+option(THRESHER_FAILPOINTS "Compile in the crash points that the kill tests use" ON)
+set(THRESHER_CUDA_ARCHITECTURES "80;90" CACHE STRING "CUDA architectures, an explicit list, never 'native'")
+set(THRESHER_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize=: address,undefined or thread")
+
+set(thresher_all_layers core comm kernels corpus host_model activation_cache sae trainer evaluation cli)
+set(THRESHER_LAYERS "${thresher_all_layers}" CACHE STRING
+    "Layers to build, in order; a prefix such as core;comm;kernels needs no LibTorch")
+
+# Layers whose targets use ATen. Without any of them LibTorch is not looked for.
+set(thresher_torch_layers host_model sae trainer evaluation cli)
+set(thresher_needs_torch OFF)
+foreach(layer IN LISTS THRESHER_LAYERS)
+  if(layer IN_LIST thresher_torch_layers)
+    set(thresher_needs_torch ON)
+  endif()
+endforeach()
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")

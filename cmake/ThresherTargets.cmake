@@ -1,0 +1,58 @@
+# One function makes a layer's library, one a test program; a folder's CMakeLists.txt stays ten lines.
+
+function(thresher_compile_settings target)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX,C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+      -fno-fast-math -ffp-contract=off -fstack-protector-strong>
+    $<$<AND:$<BOOL:${THRESHER_WERROR}>,$<COMPILE_LANGUAGE:CXX,C>>:-Werror>
+    $<$<AND:$<BOOL:${THRESHER_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings>)
+  target_compile_definitions(${target} PRIVATE
+    $<$<BOOL:${THRESHER_FAILPOINTS}>:THRESHER_FAILPOINTS>
+    $<$<CONFIG:Debug>:_GLIBCXX_ASSERTIONS>
+    $<$<NOT:$<CONFIG:Debug>>:_FORTIFY_SOURCE=2>)
+  if(THRESHER_SANITIZE)
+    target_compile_options(${target} PRIVATE
+      $<$<COMPILE_LANGUAGE:CXX,C>:-fsanitize=${THRESHER_SANITIZE} -fno-omit-frame-pointer>)
+    target_link_options(${target} PRIVATE -fsanitize=${THRESHER_SANITIZE})
+  endif()
+endfunction()
+
+# ATen's headers take seconds to parse; every file that uses them shares one precompiled copy.
+function(thresher_use_torch target)
+  target_link_libraries(${target} PUBLIC thresher_torch)
+  if(NOT TARGET thresher_torch_pch)
+    file(WRITE "${PROJECT_BINARY_DIR}/thresher_torch_pch.cpp" "")
+    add_library(thresher_torch_pch OBJECT "${PROJECT_BINARY_DIR}/thresher_torch_pch.cpp")
+    thresher_compile_settings(thresher_torch_pch)
+    target_link_libraries(thresher_torch_pch PUBLIC thresher_torch)
+    target_precompile_headers(thresher_torch_pch PRIVATE
+      <ATen/ATen.h> <algorithm> <array> <cmath> <cstdint> <filesystem> <functional> <map> <memory> <optional>
+      <span> <string> <string_view> <utility> <vector>)
+  endif()
+  target_precompile_headers(${target} REUSE_FROM thresher_torch_pch)
+endfunction()
+
+# thresher_add_library(NAME SOURCES ... DEPENDS <our layers> PRIVATE_DEPENDS <outside libraries> [TORCH])
+function(thresher_add_library name)
+  cmake_parse_arguments(arg "TORCH" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  set(target thresher_${name})
+  add_library(${target} STATIC ${arg_SOURCES})
+  add_library(thresher::${name} ALIAS ${target})
+  target_include_directories(${target} PUBLIC "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>")
+  thresher_compile_settings(${target})
+  foreach(dependency IN LISTS arg_DEPENDS)
+    target_link_libraries(${target} PUBLIC thresher::${dependency})
+  endforeach()
+  target_link_libraries(${target} PRIVATE ${arg_PRIVATE_DEPENDS} fmt::fmt)
+  if(arg_TORCH)
+    thresher_use_torch(${target})
+  endif()
+endfunction()
+
+function(thresher_print_summary)
+  message(STATUS "Thresher ${PROJECT_VERSION}")
+  foreach(option CMAKE_BUILD_TYPE THRESHER_LAYERS THRESHER_CUDA THRESHER_CUDA_ARCHITECTURES THRESHER_BUILD_TESTS
+                 THRESHER_BUILD_BENCH THRESHER_SANITIZE THRESHER_WERROR THRESHER_FAILPOINTS)
+    message(STATUS "  ${option} = ${${option}}")
+  endforeach()
+endfunction()

@@ -1,0 +1,36 @@
+# LibTorch is the PyPI wheel. Its own CMake config demands a CUDA toolkit even where only the CPU library is
+# used, so libtorch_cpu and libc10 are imported directly; nothing else of the wheel is linked.
+set(thresher_torch_version 2.11.0)
+
+find_path(THRESHER_TORCH_INCLUDE ATen/core/Tensor.h
+  PATHS ${CMAKE_PREFIX_PATH} "${PROJECT_SOURCE_DIR}/build/venv/lib/python3.11/site-packages/torch"
+  PATH_SUFFIXES include torch/include NO_DEFAULT_PATH
+  DOC "Folder with LibTorch's headers")
+if(NOT THRESHER_TORCH_INCLUDE)
+  message(FATAL_ERROR
+    "LibTorch ${thresher_torch_version} was not found\n"
+    "  expected: build/venv made by tools/setup.sh, or -DCMAKE_PREFIX_PATH=<folder of an unpacked LibTorch>\n"
+    "  hint: run tools/setup.sh")
+endif()
+get_filename_component(thresher_torch_root "${THRESHER_TORCH_INCLUDE}" DIRECTORY)
+file(STRINGS "${THRESHER_TORCH_INCLUDE}/torch/headeronly/version.h" thresher_torch_found
+     REGEX "define TORCH_VERSION \"")
+if(NOT thresher_torch_found MATCHES "\"${thresher_torch_version}")
+  message(FATAL_ERROR "LibTorch in ${thresher_torch_root} is not version ${thresher_torch_version}: ${thresher_torch_found}")
+endif()
+
+foreach(library c10 torch_cpu)
+  find_library(THRESHER_LIB_${library} ${library} PATHS "${thresher_torch_root}/lib" NO_DEFAULT_PATH REQUIRED)
+  add_library(thresher_${library} SHARED IMPORTED)
+  set_target_properties(thresher_${library} PROPERTIES IMPORTED_LOCATION "${THRESHER_LIB_${library}}")
+endforeach()
+add_library(thresher_torch INTERFACE)
+target_include_directories(thresher_torch SYSTEM INTERFACE
+  "${THRESHER_TORCH_INCLUDE}" "${THRESHER_TORCH_INCLUDE}/torch/csrc/api/include")
+# --no-as-needed: operators are registered by static initialisers that no symbol of ours refers to.
+target_link_libraries(thresher_torch INTERFACE -Wl,--no-as-needed thresher_torch_cpu thresher_c10 -Wl,--as-needed)
+target_compile_definitions(thresher_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
+# The wheel finds its own dependencies (OpenMP runtime, CUDA runtime and profiler stubs) relative to itself.
+get_filename_component(thresher_site_packages "${thresher_torch_root}" DIRECTORY)
+target_link_options(thresher_torch INTERFACE
+  "-Wl,-rpath-link,${thresher_torch_root}/lib" "-Wl,-rpath-link,${thresher_site_packages}/nvidia/cu13/lib")

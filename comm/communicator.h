@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/config.h"
+
+namespace thresher::comm {
+
+/// The group of ranks that work on one job. Every call is collective: all ranks make the same calls in the same
+/// order with the same sizes. Each call has a deadline; a rank that does not arrive ends the job with CommError
+/// (exit 70) naming the call, its sequence number and the missing rank. One object belongs to one thread.
+///
+/// Sums are deterministic: with a power-of-two number of ranks, `all_reduce_sum` adds along the binary tree over
+/// ranks (rank XOR 1, XOR 2, XOR 4, ...), so that ranks which own contiguous subtrees of a fixed set of lanes
+/// produce the bits of one rank that owns all lanes (docs/determinism.md). With another number of ranks the
+/// values are gathered and added in the same tree padded with nothing: right, but not lane-equivalent.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int world_size() const = 0;
+  virtual std::string_view backend() const = 0;  // "self", "threads", "mpi"
+  bool is_root() const { return rank() == 0; }
+
+  /// `what` names the call in error messages, e.g. "grad.W_dec". Buffers are host memory.
+  void all_reduce_sum(std::span<float> values, std::string_view what);
+  void all_reduce_sum(std::span<double> values, std::string_view what);
+  void all_reduce_sum(std::span<std::int64_t> values, std::string_view what);
+  void all_reduce_max(std::span<std::int64_t> values, std::string_view what);
+  void all_reduce_min(std::span<std::int64_t> values, std::string_view what);
+  /// Every rank's bytes, in rank order; lengths may differ.
+  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine, std::string_view what);
+  /// Root's bytes to everyone; the others' argument is replaced.
+  void broadcast(std::vector<std::byte>& bytes, int root, std::string_view what);
+  void barrier(std::string_view what);
+
+  /// Throws the same Error on every rank if any rank passes one: the lowest failing rank's message and exit
+  /// code, prefixed with its rank. Lets one rank's failure end all ranks in an orderly way.
+  void agree(const std::function<void()>& work, std::string_view what);
+
+ protected:
+  /// The primitives a backend provides: exchange equal or unequal byte counts with a peer, both directions at once.
+  virtual void send_receive(int peer, std::span<const std::byte> send, std::span<std::byte> receive,
+                            std::string_view what) = 0;
+
+ private:
+  template <class T, class Combine>
+  void all_reduce(std::span<T> values, std::string_view what, Combine combine);
+};
+
+struct CommConfig {
+  std::string backend = "auto";                // auto | self | threads | mpi
+  std::int64_t ranks = 1;                      // of the threads backend
+  double timeout_seconds = 60;
+  void declare(FieldVisitor& fields);
+};
+
+/// World of one.
+std::unique_ptr<Communicator> make_self_communicator();
+
+/// Runs `work(rank's communicator)` on `ranks` threads of this process and rethrows the first error (lowest rank).
+/// A rank that throws wakes the others with CommError.
+void run_thread_ranks(int ranks, double timeout_seconds, const std::function<void(Communicator&)>& work);
+
+/// True when the process was started by mpirun or srun (looks at OMPI_COMM_WORLD_SIZE, PMI_SIZE, PMIX_RANK,
+/// SLURM_STEP_NUM_TASKS only together with a PMI variable).
+bool is_launched_by_mpi();
+
+/// MPI_Init_thread(MPI_THREAD_MULTIPLE) on construction, MPI_Finalize on destruction; at most one a process.
+/// `abort` ends all ranks with `code` (MPI_Abort) and is safe from any thread.
+class MpiEnvironment {
+ public:
+  MpiEnvironment();
+  ~MpiEnvironment();
+  MpiEnvironment(const MpiEnvironment&) = delete;
+  [[noreturn]] static void abort(int code);
+};
+/// A duplicate of MPI_COMM_WORLD. Needs a living MpiEnvironment.
+std::unique_ptr<Communicator> make_mpi_communicator(double timeout_seconds);
+
+/// Ranks of this communicator on this host and this rank's place among them (by host name).
+struct HostPlace {
+  int ranks_on_host = 1;
+  int rank_on_host = 0;
+};
+HostPlace place_on_host(Communicator& comm);
+
+}  // namespace thresher::comm

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "corpus/tokenizer.h"
+
+namespace thresher::corpus {
+
+struct CorpusConfig {
+  std::vector<std::string> paths;      // text files, or folders (every *.txt below, in byte order of the path)
+  std::int64_t context_tokens = 128;
+  double held_out_fraction = 0.05;
+  std::string document_separator;      // splits a file into documents; empty: a file is one document
+  std::string prepend_bos = "never";   // never | document
+  std::int64_t max_tokens = 0;         // of training text; 0: all
+  void declare(FieldVisitor& fields);
+};
+
+enum class Split { kTraining, kHeldOut };
+
+/// Fixed-length contexts cut from the documents of one split, one after another without padding. The tail that
+/// fills no context is dropped and counted.
+struct PackedContexts {
+  std::int64_t context_tokens = 0;
+  std::int64_t n_contexts = 0;
+  std::int64_t n_dropped_tokens = 0;
+  std::vector<std::int32_t> token_ids;   // [n_contexts, context_tokens]
+  /// Position inside its document's piece in this context: restarts at 0 with each document and each context.
+  std::vector<std::int32_t> positions;   // [n_contexts, context_tokens]
+  /// Number of the document in the corpus (over both splits, in reading order).
+  std::vector<std::int32_t> documents;   // [n_contexts, context_tokens]
+};
+
+struct CorpusSummary {
+  std::int64_t n_documents = 0, n_training_documents = 0, n_held_out_documents = 0;
+  std::int64_t n_bytes = 0;
+};
+
+/// Reads, splits and packs text. Documents go to the held-out split by a hash of their bytes (never by order), so
+/// adding text moves no document; document order inside a split is a permutation keyed by `seed`.
+class Corpus {
+ public:
+  Corpus(const CorpusConfig& config, const Tokenizer& tokenizer, std::uint64_t seed);
+  PackedContexts pack(Split split) const;
+  const CorpusSummary& summary() const { return summary_; }
+  /// "path#n", for people.
+  const std::string& document_name(std::int64_t document) const;
+  /// SHA-256 over config, tokenizer fingerprint, seed and every document's bytes.
+  std::string fingerprint() const;
+
+ private:
+  struct Document {
+    std::string name;
+    std::string text;
+    bool is_held_out = false;
+  };
+  CorpusConfig config_;
+  const Tokenizer* tokenizer_;
+  std::uint64_t seed_;
+  std::vector<Document> documents_;
+  CorpusSummary summary_;
+};
+
+}  // namespace thresher::corpus

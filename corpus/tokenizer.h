@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace thresher::corpus {
+
+/// Text to token ids and back.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  /// Ids of `text`, any bytes. Text that spells a special token ("<|im_start|>") is ordinary text unless
+  /// `parse_special`; a document must not be able to forge control tokens.
+  virtual std::vector<std::int32_t> encode(std::string_view text, bool parse_special = false) const = 0;
+  /// The bytes of the tokens, not always valid UTF-8.
+  virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
+  virtual std::int64_t vocabulary_size() const = 0;
+  virtual std::optional<std::int32_t> bos_id() const = 0;
+  virtual std::optional<std::int32_t> eos_id() const = 0;
+  virtual bool is_special(std::int32_t id) const = 0;
+  /// SHA-256 over everything that decides ids: vocabulary, merges, pre-tokeniser, special tokens.
+  virtual std::string fingerprint() const = 0;
+};
+
+/// Byte-level BPE from a GGUF's metadata (tokenizer.ggml.model = "gpt2"; tokens, merges, token_type, pre). DataError
+/// if the file lacks them or names a pre-tokeniser that is not known (the known ones are listed in the message).
+std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& gguf);
+
+}  // namespace thresher::corpus

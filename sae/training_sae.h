@@ -1,0 +1,89 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "activation_cache/activation_source.h"
+#include "comm/communicator.h"
+#include "core/json.h"
+#include "sae/inference_sae.h"
+#include "sae/sae_config.h"
+
+namespace thresher::sae {
+
+/// x_trained = scale * (x - centre): what the SAE sees in training. Folded away by to_inference.
+struct InputTransform {
+  std::vector<double> centre;  // [d_in]; zeros when centring is off
+  double scale = 1;
+};
+InputTransform make_input_transform(const SaeConfig& config, const activation_cache::SourceStatistics& statistics);
+
+/// What a step needs to know beyond the data.
+struct StepInfo {
+  std::int64_t step = 0;
+  std::int64_t tokens_before = 0;       // global tokens seen before this step
+  std::int64_t total_tokens = 0;
+  std::int64_t batch_tokens = 0;        // global
+  std::int64_t dead_window_tokens = 0;
+  std::int64_t n_local_lanes = 0;       // lanes this rank owns; a power of two
+};
+
+struct Parameter {
+  std::string name;      // "W_enc" [d_in, n_latents], "b_enc", "W_dec" [n_latents, d_in], "b_dec"
+  at::Tensor weight;     // float32 master copy
+  at::Tensor gradient;   // same shape
+};
+
+/// An SAE under training. One step, driven by trainer/step.cpp, is
+///
+///     begin_step                              decides what depends on earlier steps (dead latents, warm-ups)
+///     forward(lane, x)      every local lane  x [rows, d_in] transformed inputs; keeps what backward needs
+///     reduce_forward(comm)  once              global denominators and selections
+///     backward(lane)        every local lane  adds this lane's gradients along the lane tree
+///     finish_local()        once              partial gradients of this rank into Parameter::gradient
+///     [trainer: all_reduce_sum of every gradient]
+///     finish_gradients()    once              terms computed from reduced gradients; removal of the decoder-parallel part
+///     [trainer: norm, clip, Adam]
+///     finish_step(comm)     once              decoder norm, dead-latent counters; returns the step's global figures
+///
+/// Everything is a pure function of the global batch: bits do not depend on the number of ranks or threads.
+/// Losses are means over the global batch's tokens.
+class TrainingSae {
+ public:
+  virtual ~TrainingSae() = default;
+  virtual const SaeConfig& config() const = 0;
+  std::int64_t d_in() const { return d_in_; }
+  std::int64_t n_latents() const { return n_latents_; }
+
+  /// Same seed, same weights, on every rank. `sample` [n, d_in]: transformed inputs.
+  virtual void initialise(std::uint64_t seed, const at::Tensor& sample) = 0;
+
+  virtual void begin_step(const StepInfo& info) = 0;
+  virtual void forward(std::int64_t lane, const at::Tensor& x) = 0;
+  virtual void reduce_forward(comm::Communicator& comm) = 0;
+  virtual void backward(std::int64_t lane) = 0;
+  virtual void finish_local() = 0;
+  virtual void finish_gradients() = 0;
+  /// Keys: loss, reconstruction_loss, sparsity_loss or aux_loss, batch_fvu, l0, dead_latents (moving count), ...
+  virtual Json finish_step(comm::Communicator& comm) = 0;
+
+  /// In a fixed order: W_enc, b_enc, W_dec, b_dec.
+  virtual std::vector<Parameter>& parameters() = 0;
+  /// State besides parameters that a checkpoint must hold, by name: e.g. "tokens_since_fired" int64 [n_latents].
+  virtual std::vector<std::pair<std::string, at::Tensor>> buffers() = 0;
+
+  virtual InferenceSae to_inference(const InputTransform& transform) const = 0;
+
+ protected:
+  std::int64_t d_in_ = 0;
+  std::int64_t n_latents_ = 0;
+};
+
+/// Through the registry. ConfigError when the config cannot work at this width (k > n_latents, aux_k > n_latents).
+std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int64_t d_in);
+
+}  // namespace thresher::sae
