@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The default test tier: set-up, build, CTest; then the CUDA kernels where nvcc is (compiled and run on the host).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools/setup.sh test
+jobs=${JOBS:-$(nproc)}
+
+cmake --preset cpu-release -Wno-dev --log-level=WARNING
+cmake --build --preset cpu-release -j "$jobs"
+ln -sfn cpu-release/bin build/bin
+
+if command -v nvcc >/dev/null; then
+  cmake -S . -B build/cuda-kernels -G Ninja -Wno-dev --log-level=WARNING -DTHRESHER_CUDA=ON \
+        "-DTHRESHER_LAYERS=core;comm;kernels"
+  cmake --build build/cuda-kernels -j "$jobs"
+  ctest --test-dir build/cuda-kernels -R 'Kernel|TopK|Decode|Adam|DecoderNorm|Cuda' --output-on-failure -j 2
+else
+  echo "run_tests: no nvcc on PATH, the CUDA kernels are not compiled here" >&2
+fi
+ctest --preset cpu-release

