@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/config.h"
 
@@ -19,7 +20,8 @@ struct SaeConfig {
   std::optional<std::int64_t> n_latents;
   bool centre_inputs = true;                     // subtract the cache's mean
   bool scale_inputs = true;                      // scale so that E|x|^2 = d_in
-  std::string decoder_bias_init = "geometric_median";  // geometric_median | mean | zero, of the centred, scaled inputs
+  // geometric_median | mean | zero, of the centred, scaled inputs
+  std::string decoder_bias_init = "geometric_median";
   std::optional<std::int64_t> dead_window_tokens;  // auto: the smaller of 10 M and a tenth of the run
 
   virtual void declare(FieldVisitor& fields);
@@ -39,6 +41,7 @@ struct ReluL1Config : SaeConfig {
   double l1_coefficient = 5;
   double sparsity_warmup_fraction = 0.05;   // of total_tokens
   double decoder_init_norm = 0.1;
+  ReluL1Config() { decoder_bias_init = "zero"; }  // all biases start at 0 in that recipe
   void declare(FieldVisitor& fields) override;
 };
 
