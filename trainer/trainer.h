@@ -20,8 +20,8 @@ struct TrainJob {
   std::vector<std::unique_ptr<sae::SaeConfig>> saes;
   std::filesystem::path run_dir;
   std::uint64_t seed = 0;
-  /// The resolved experiment file: saved in the run directory and in every checkpoint. On resume its sections that
-  /// decide numbers must match; a difference is ConfigError naming the first one.
+  /// The resolved experiment file: saved in the run directory and in every checkpoint. On resume
+  /// its sections that decide numbers must match; a difference is ConfigError naming the first one.
   Json resolved_config;
   /// Goes into cfg.json of the finished SAEs: model_name, context_size, dataset_path, ...
   Json export_metadata;
@@ -31,21 +31,23 @@ struct TrainJob {
 struct TrainResult {
   std::int64_t steps = 0;
   std::int64_t tokens = 0;
-  double seconds = 0;            // of this call
+  double seconds = 0;  // of this call
   double tokens_per_second = 0;
   bool was_complete = false;
 };
 
-/// Trains to the end, continuing from the newest valid checkpoint of run_dir. Leaves RUN/sae/NAME for every SAE,
-/// checkpoints, metrics.jsonl, timing.jsonl, status.json. StoppedBySignal (75) after saving when a stop was requested.
-/// ConfigError when world_size does not divide the lanes.
-TrainResult train(const TrainJob& job, activation_cache::ActivationSource& source, comm::Communicator& comm);
+/// Trains to the end, continuing from the newest valid checkpoint of run_dir. Leaves RUN/sae/NAME
+/// for every SAE, checkpoints, metrics.jsonl, timing.jsonl, status.json. StoppedBySignal (75) after
+/// saving when a stop was requested. ConfigError when world_size does not divide the lanes.
+TrainResult train(const TrainJob& job, activation_cache::ActivationSource& source,
+                  comm::Communicator& comm);
 
 struct TrainEstimate {
   std::int64_t steps = 0, tokens = 0;
   std::uint64_t memory_bytes_per_rank = 0, disk_bytes = 0;
   double seconds = 0;
 };
-TrainEstimate estimate_training(const TrainJob& job, const activation_cache::ActivationSource& source, int world_size);
+TrainEstimate estimate_training(const TrainJob& job,
+                                const activation_cache::ActivationSource& source, int world_size);
 
 }  // namespace thresher::trainer

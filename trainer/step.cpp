@@ -1,0 +1,145 @@
+#include "trainer/step.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "kernels/adam.h"
+#include "kernels/decoder_norm.h"
+#include "kernels/tree_sum.h"
+
+namespace thresher::trainer {
+namespace {
+
+constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
+
+kernels::Exec exec_of(const at::Tensor& tensor) {
+  THRESHER_CHECK(tensor.is_cpu(), "the training step's tensors live on the CPU");
+  return {Device::kCpu, nullptr};
+}
+
+/// Position of the first non-finite value, or kNone.
+std::int64_t first_bad_value(const at::Tensor& tensor) {
+  const at::Tensor flat = tensor.contiguous();
+  const float* values = flat.data_ptr<float>();
+  for (std::int64_t i = 0; i < flat.numel(); ++i) {
+    if (!std::isfinite(values[i])) return i;
+  }
+  return kNone;
+}
+
+/// What a person needs to find the cause: the inputs come first because they are the usual one.
+std::string describe_bad_value(sae::TrainingSae& sae, const std::vector<at::Tensor>& lanes,
+                               comm::Communicator& comm) {
+  const auto n_lanes = static_cast<std::int64_t>(lanes.size());
+  std::int64_t bad_row = kNone;  // of the global batch
+  for (std::int64_t i = n_lanes - 1; i >= 0; --i) {
+    const std::int64_t at = first_bad_value(lanes[i]);
+    if (at == kNone) continue;
+    const std::int64_t rows = lanes[i].size(0);
+    bad_row = (comm.rank() * n_lanes + i) * rows + at / lanes[i].size(1);
+  }
+  comm.all_reduce_min({&bad_row, 1}, "step.first_bad_row");
+  if (bad_row != kNone) {
+    const std::int64_t rows = lanes.front().size(0);
+    return fmt::format("the input, lane {} row {}", bad_row / rows, bad_row % rows);
+  }
+  for (const sae::Parameter& parameter : sae.parameters()) {
+    if (first_bad_value(parameter.weight) != kNone) {
+      return fmt::format("the weight {}", parameter.name);
+    }
+  }
+  for (const sae::Parameter& parameter : sae.parameters()) {
+    if (first_bad_value(parameter.gradient) != kNone) {
+      return fmt::format("the gradient of {}", parameter.name);
+    }
+  }
+  return "the sum of squared gradients, which overflows";
+}
+
+}  // namespace
+
+Step::Step(sae::TrainingSae& sae, const TrainConfig& config) : sae_(&sae), config_(config) {
+  for (const sae::Parameter& parameter : sae.parameters()) {
+    moments_.push_back({at::zeros_like(parameter.weight), at::zeros_like(parameter.weight)});
+  }
+}
+
+void Step::compute_gradients(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
+                             comm::Communicator& comm) {
+  const auto n_lanes = static_cast<std::int64_t>(lanes.size());
+  sae_->begin_step(info);
+  for (std::int64_t lane = 0; lane < n_lanes; ++lane) sae_->forward(lane, lanes[lane]);
+  sae_->reduce_forward(comm);
+  for (std::int64_t lane = 0; lane < n_lanes; ++lane) sae_->backward(lane);
+  sae_->finish_local();
+  for (const sae::Parameter& parameter : sae_->parameters()) {
+    const at::Tensor& gradient = parameter.gradient;
+    THRESHER_CHECK(gradient.is_non_overlapping_and_dense() &&
+                       gradient.sizes() == parameter.weight.sizes() &&
+                       gradient.strides() == parameter.weight.strides(),
+                   "weights and gradients fill their memory in one layout");
+    comm.all_reduce_sum({gradient.data_ptr<float>(), static_cast<std::size_t>(gradient.numel())},
+                        "grad." + parameter.name);
+  }
+  sae_->finish_gradients();
+}
+
+double Step::gradient_norm() const {
+  std::vector<double> squares;
+  for (const sae::Parameter& parameter : sae_->parameters()) {
+    const at::Tensor& gradient = parameter.gradient;
+    // Rows as they lie in memory: a variant may keep a matrix transposed.
+    const std::int64_t rows =
+        gradient.dim() < 2 ? 1 : gradient.size(gradient.is_contiguous() ? 0 : 1);
+    squares.push_back(kernels::sum_of_squares(exec_of(gradient), rows, gradient.numel() / rows,
+                                              gradient.data_ptr<float>()));
+  }
+  return std::sqrt(kernels::tree_sum(squares));
+}
+
+void Step::update(const sae::StepInfo& info, double learning_rate, double norm) {
+  const double limit = config_.clip_gradient_norm;
+  const kernels::AdamStep adam{.learning_rate = learning_rate,
+                               .beta1 = config_.beta1,
+                               .beta2 = config_.beta2,
+                               .epsilon = config_.epsilon,
+                               .step = info.step + 1,
+                               .gradient_scale = limit > 0 && norm > limit ? limit / norm : 1.0};
+  for (std::size_t i = 0; i < moments_.size(); ++i) {
+    const sae::Parameter& parameter = sae_->parameters()[i];
+    kernels::adam(exec_of(parameter.weight), adam, parameter.weight.numel(),
+                  parameter.gradient.data_ptr<float>(), parameter.weight.data_ptr<float>(),
+                  moments_[i].m.data_ptr<float>(), moments_[i].v.data_ptr<float>());
+  }
+}
+
+Json Step::run(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
+               comm::Communicator& comm) {
+  THRESHER_CHECK(static_cast<std::int64_t>(lanes.size()) == info.n_local_lanes,
+                 "one input a local lane");
+  compute_gradients(info, lanes, comm);
+  // Reduced gradients are the same on every rank, so all ranks take the same branch.
+  const double norm = gradient_norm();
+  if (!std::isfinite(norm)) {
+    const std::string place = describe_bad_value(*sae_, lanes, comm);
+    throw DataError(
+        fmt::format(
+            "SAE {}, step {}: the gradient norm is not finite; the first bad value is in {}",
+            sae_->config().name, info.step, place),
+        "finite activations, weights and gradients; nothing was updated by this step",
+        "if the input is at fault, verify the cache (thresher cache verify DIR); else lower "
+        "train.learning_rate");
+  }
+  const double learning_rate = learning_rate_at(config_, info.tokens_before);
+  update(info, learning_rate, norm);
+  Json figures = sae_->finish_step(comm);
+  figures["learning_rate"] = learning_rate;
+  figures["gradient_norm"] = norm;
+  return figures;
+}
+
+}  // namespace thresher::trainer
