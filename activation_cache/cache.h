@@ -29,8 +29,10 @@ std::unique_ptr<ActivationSource> open_cache_source(const std::filesystem::path&
 
 /// True when MANIFEST.json is there (every unit committed).
 bool is_cache_complete(const std::filesystem::path& dir);
-/// cache.json of a cache folder (its identity).
+/// cache.json of a cache folder (its identity). ConfigError where there is no cache.
 Json read_cache_identity(const std::filesystem::path& dir);
+/// The norm above which a row is dropped, one a hook point in the order of the cache; empty when the rule is off.
+std::vector<double> read_norm_limits(const Json& identity);
 
 /// What `cache info` prints: identity, units, rows, dropped rows by reason, bytes, moments summary, quality of the
 /// shuffle (same-document collisions in a batch against an ideal shuffle).
