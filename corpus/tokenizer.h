@@ -15,11 +15,17 @@ namespace thresher::corpus {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  /// Ids of `text`, any bytes. Text that spells a special token ("<|im_start|>") is ordinary text unless
-  /// `parse_special`; a document must not be able to forge control tokens.
-  virtual std::vector<std::int32_t> encode(std::string_view text, bool parse_special = false) const = 0;
+  /// Ids of `text`, any bytes: a maximal run of bytes that is not valid UTF-8 is encoded as a piece
+  /// of its own. Text that spells a special token ("<|im_start|>") is ordinary text unless
+  /// `parse_special`; a document must not be able to forge control tokens. No BOS or EOS is added.
+  virtual std::vector<std::int32_t> encode(std::string_view text,
+                                           bool parse_special = false) const = 0;
   /// The bytes of the tokens, not always valid UTF-8.
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
+  /// Bytes of `text` that encode leaves out because the vocabulary has no token for them (SmolLM2
+  /// has none for 21 byte values, all of them control characters or bytes of no common character);
+  /// decode(encode(text)) gives back all others.
+  virtual std::int64_t n_lost_bytes(std::string_view text) const;
   virtual std::int64_t vocabulary_size() const = 0;
   virtual std::optional<std::int32_t> bos_id() const = 0;
   virtual std::optional<std::int32_t> eos_id() const = 0;
@@ -28,8 +34,9 @@ class Tokenizer {
   virtual std::string fingerprint() const = 0;
 };
 
-/// Byte-level BPE from a GGUF's metadata (tokenizer.ggml.model = "gpt2"; tokens, merges, token_type, pre). DataError
-/// if the file lacks them or names a pre-tokeniser that is not known (the known ones are listed in the message).
+/// Byte-level BPE from a GGUF's metadata (tokenizer.ggml.model = "gpt2"; tokens, merges,
+/// token_type, pre). DataError if the file lacks them or names a pre-tokeniser that is not known
+/// (the known ones are listed in the message). The result may be used by several threads at once.
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& gguf);
 
 }  // namespace thresher::corpus
