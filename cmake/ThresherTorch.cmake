@@ -13,10 +13,13 @@ if(NOT THRESHER_TORCH_INCLUDE)
     "  hint: run tools/setup.sh")
 endif()
 get_filename_component(thresher_torch_root "${THRESHER_TORCH_INCLUDE}" DIRECTORY)
-file(STRINGS "${THRESHER_TORCH_INCLUDE}/torch/headeronly/version.h" thresher_torch_found
-     REGEX "define TORCH_VERSION \"")
-if(NOT thresher_torch_found MATCHES "\"${thresher_torch_version}")
-  message(FATAL_ERROR "LibTorch in ${thresher_torch_root} is not version ${thresher_torch_version}: ${thresher_torch_found}")
+file(STRINGS "${THRESHER_TORCH_INCLUDE}/torch/headeronly/version.h" thresher_torch_numbers
+     REGEX "define TORCH_VERSION_(MAJOR|MINOR|PATCH) ")
+string(REGEX REPLACE "[^0-9;]" "" thresher_torch_numbers "${thresher_torch_numbers}")
+string(REPLACE ";" "." thresher_torch_found "${thresher_torch_numbers}")
+if(NOT thresher_torch_found STREQUAL thresher_torch_version)
+  message(FATAL_ERROR "LibTorch in ${thresher_torch_root} is version ${thresher_torch_found}\n"
+    "  expected: ${thresher_torch_version}\n  hint: run tools/setup.sh")
 endif()
 
 foreach(library c10 torch_cpu)
