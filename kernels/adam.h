@@ -16,8 +16,9 @@ struct AdamStep {
   double gradient_scale;  // multiplies every gradient first (the clip factor)
 };
 
-/// Updates weights, first and second moments [count] in place. Element-wise, so bits do not depend on threads.
-void adam(const Exec& exec, const AdamStep& step, std::int64_t count, const float* gradient, float* weights, float* m,
-          float* v);
+/// Updates weights, first and second moments [count] in place. Element-wise, so bits do not depend
+/// on threads.
+void adam(const Exec& exec, const AdamStep& step, std::int64_t count, const float* gradient,
+          float* weights, float* m, float* v);
 
 }  // namespace thresher::kernels

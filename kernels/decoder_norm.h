@@ -7,16 +7,18 @@
 namespace thresher::kernels {
 
 /// norms[i] = Euclidean norm of row i of W [rows, cols], double accumulation in a fixed order.
-void row_norms(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* W, float* norms);
+void row_norms(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* W,
+               float* norms);
 
 /// Scales every row to unit norm. A zero row stays zero.
 void normalise_rows(const Exec& exec, std::int64_t rows, std::int64_t cols, float* W);
 
 /// Removes from every row of `grad` its component along the (not necessarily unit) row of W.
-void remove_parallel_component(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* W, float* grad);
+void remove_parallel_component(const Exec& exec, std::int64_t rows, std::int64_t cols,
+                               const float* W, float* grad);
 
-/// Sum of squares in float64: every row sequentially, then the binary tree over rows (a fixed order that does not
-/// depend on threads). cols may be the whole tensor for vectors (rows = 1).
+/// Sum of squares in float64: every row sequentially, then the binary tree over rows (a fixed order
+/// that does not depend on threads). cols may be the whole tensor for vectors (rows = 1).
 double sum_of_squares(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* values);
 
 }  // namespace thresher::kernels

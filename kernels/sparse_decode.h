@@ -6,42 +6,46 @@
 
 namespace thresher::kernels {
 
-/// recon[r] = bias + sum_j values[r, j] * W_dec[indices[r, j]], j in the order given (so bits are fixed).
-/// Values that are exactly 0 are skipped. bias may be null (zero). recon [rows, d], W_dec [n_latents, d].
-void sparse_decode(const Exec& exec, std::int64_t rows, std::int64_t k, std::int64_t d, const std::int32_t* indices,
-                   const float* values, const float* W_dec, const float* bias, float* recon);
+/// recon[r] = bias + sum_j values[r, j] * W_dec[indices[r, j]], j in the order given (so bits are
+/// fixed). Values that are exactly 0 are skipped. bias may be null (zero). recon [rows, d], W_dec
+/// [n_latents, d].
+void sparse_decode(const Exec& exec, std::int64_t rows, std::int64_t k, std::int64_t d,
+                   const std::int32_t* indices, const float* values, const float* W_dec,
+                   const float* bias, float* recon);
 
 /// grad_values[r, j] = dot(grad_recon[r], W_dec[indices[r, j]]), accumulated in a fixed order.
 void sparse_decode_grad_values(const Exec& exec, std::int64_t rows, std::int64_t k, std::int64_t d,
-                               const std::int32_t* indices, const float* grad_recon, const float* W_dec,
-                               float* grad_values);
+                               const std::int32_t* indices, const float* grad_recon,
+                               const float* W_dec, float* grad_values);
 
 /// (row, slot) pairs ordered by latent, and by row inside a latent: a counting sort, stable.
-/// `offsets` [n_latents + 1]; `pair_rows`, `pair_slots` [rows * k] with slot = position in the [rows, k] arrays.
-/// Pairs whose `values` are exactly 0 are left out.
-void sort_pairs_by_latent(std::int64_t rows, std::int64_t k, std::int64_t n_latents, const std::int32_t* indices,
-                          const float* values, std::int64_t* offsets, std::int32_t* pair_rows,
-                          std::int32_t* pair_slots);
+/// `offsets` [n_latents + 1]; `pair_rows`, `pair_slots` [rows * k] with slot = position in the
+/// [rows, k] arrays. Pairs whose `values` are exactly 0 are left out.
+void sort_pairs_by_latent(std::int64_t rows, std::int64_t k, std::int64_t n_latents,
+                          const std::int32_t* indices, const float* values, std::int64_t* offsets,
+                          std::int32_t* pair_rows, std::int32_t* pair_slots);
 
 /// One source of gradient rows for `accumulate_latent_rows`: out[latent] += sum over its pairs of
 /// coefficients[slot] * rows[row], rows taken in ascending order inside a lane.
 struct LatentRows {
-  const std::int64_t* offsets;      // from sort_pairs_by_latent
+  const std::int64_t* offsets;  // from sort_pairs_by_latent
   const std::int32_t* pair_rows;
   const std::int32_t* pair_slots;
-  const float* coefficients;        // [rows, k]
-  const float* rows;                // [rows, d]
+  const float* coefficients;  // [rows, k]
+  const float* rows;          // [rows, d]
 };
 
-/// Gradient of a [n_latents, d] matrix from sparse pairs of several lanes (micro-batches): for each latent the
-/// partial sum of every lane starts at +0 and adds its rows in order; the lanes' partial sums are added along the
-/// binary tree over lanes. `n_lanes` is a power of two. Overwrites `out`. Ranks that own contiguous subtrees get
-/// partial results that Communicator::all_reduce_sum completes to the same bits.
-void accumulate_latent_rows(const Exec& exec, std::int64_t n_latents, std::int64_t d, std::int64_t n_lanes,
-                            const LatentRows* lanes, float* out);
+/// Gradient of a [n_latents, d] matrix from sparse pairs of several lanes (micro-batches): for each
+/// latent the partial sum of every lane starts at +0 and adds its rows in order; the lanes' partial
+/// sums are added along the binary tree over lanes. `n_lanes` is a power of two. Overwrites `out`.
+/// Ranks that own contiguous subtrees get partial results that Communicator::all_reduce_sum
+/// completes to the same bits.
+void accumulate_latent_rows(const Exec& exec, std::int64_t n_latents, std::int64_t d,
+                            std::int64_t n_lanes, const LatentRows* lanes, float* out);
 
-/// The same for a vector of one number a latent (bias gradient): out[latent] = tree over lanes of sums of coefficients.
-void accumulate_latent_scalars(const Exec& exec, std::int64_t n_latents, std::int64_t n_lanes, const LatentRows* lanes,
-                               float* out);
+/// The same for a vector of one number a latent (bias gradient): out[latent] = tree over lanes of
+/// sums of coefficients.
+void accumulate_latent_scalars(const Exec& exec, std::int64_t n_latents, std::int64_t n_lanes,
+                               const LatentRows* lanes, float* out);
 
 }  // namespace thresher::kernels

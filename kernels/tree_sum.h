@@ -6,13 +6,13 @@
 
 namespace thresher::kernels {
 
-/// Sum in float64 along a fixed binary tree over the elements: the same bits for any number of threads, and for
-/// power-of-two groups summed apart and then together.
+/// Sum in float64 along a fixed binary tree over the elements: the same bits for any number of
+/// threads, and for power-of-two groups summed apart and then together.
 double tree_sum(std::span<const double> values);
 double tree_sum(std::span<const float> values);
 
-/// Adds buffers that arrive one a lane, in lane order, along the binary tree over lanes: at most log2(lanes) + 1
-/// buffers live at a time. After the last of 2^n lanes `result()` holds the sum.
+/// Adds buffers that arrive one a lane, in lane order, along the binary tree over lanes: at most
+/// log2(lanes) + 1 buffers live at a time. After the last of 2^n lanes `result()` holds the sum.
 class LaneTree {
  public:
   explicit LaneTree(std::int64_t count) : count_(count) {}

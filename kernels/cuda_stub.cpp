@@ -1,0 +1,56 @@
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "kernels/detail/backends.h"
+
+// Stands in for the *_cuda.cu files in a build without CUDA.
+
+namespace thresher::kernels::detail {
+namespace {
+
+[[noreturn]] void refuse(const char* kernel) {
+  throw DeviceError(fmt::format("{}: this build has no CUDA kernels", kernel),
+                    "a build configured with -DTHRESHER_CUDA=ON",
+                    "reconfigure with -DTHRESHER_CUDA=ON, or set run.device: cpu");
+}
+
+}  // namespace
+
+void topk_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const float*, float*,
+               std::int32_t*) {
+  refuse("topk");
+}
+void topk_masked_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const float*,
+                      const std::uint8_t*, float*, std::int32_t*) {
+  refuse("topk_masked");
+}
+void sparse_decode_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const std::int32_t*,
+                        const float*, const float*, const float*, float*) {
+  refuse("sparse_decode");
+}
+void sparse_decode_grad_values_cuda(void*, std::int64_t, std::int64_t, std::int64_t,
+                                    const std::int32_t*, const float*, const float*, float*) {
+  refuse("sparse_decode_grad_values");
+}
+void accumulate_latent_rows_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const LatentRows*,
+                                 float*) {
+  refuse("accumulate_latent_rows");
+}
+void accumulate_latent_scalars_cuda(void*, std::int64_t, std::int64_t, const LatentRows*, float*) {
+  refuse("accumulate_latent_scalars");
+}
+void row_norms_cuda(void*, std::int64_t, std::int64_t, const float*, float*) {
+  refuse("row_norms");
+}
+void normalise_rows_cuda(void*, std::int64_t, std::int64_t, float*) { refuse("normalise_rows"); }
+void remove_parallel_component_cuda(void*, std::int64_t, std::int64_t, const float*, float*) {
+  refuse("remove_parallel_component");
+}
+void row_squares_cuda(void*, std::int64_t, std::int64_t, const float*, double*) {
+  refuse("sum_of_squares");
+}
+void adam_cuda(void*, const AdamStep&, std::int64_t, const float*, float*, float*, float*) {
+  refuse("adam");
+}
+
+}  // namespace thresher::kernels::detail

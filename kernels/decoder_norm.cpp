@@ -1,0 +1,68 @@
+#include "kernels/decoder_norm.h"
+
+#include <vector>
+
+#include "core/error.h"
+#include "kernels/detail/backends.h"
+#include "kernels/tree_sum.h"
+
+namespace thresher::kernels {
+namespace {
+
+void check_shape(std::int64_t rows, std::int64_t cols) {
+  THRESHER_CHECK(rows >= 0 && cols >= 0, "decoder_norm: a size is negative");
+}
+
+}  // namespace
+
+void row_norms(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* W,
+               float* norms) {
+  check_shape(rows, cols);
+  if (rows == 0) return;
+  switch (exec.device) {
+    case Device::kCpu:
+      return detail::row_norms_cpu(rows, cols, W, norms);
+    case Device::kCuda:
+      return detail::row_norms_cuda(exec.stream, rows, cols, W, norms);
+  }
+}
+
+void normalise_rows(const Exec& exec, std::int64_t rows, std::int64_t cols, float* W) {
+  check_shape(rows, cols);
+  if (rows == 0) return;
+  switch (exec.device) {
+    case Device::kCpu:
+      return detail::normalise_rows_cpu(rows, cols, W);
+    case Device::kCuda:
+      return detail::normalise_rows_cuda(exec.stream, rows, cols, W);
+  }
+}
+
+void remove_parallel_component(const Exec& exec, std::int64_t rows, std::int64_t cols,
+                               const float* W, float* grad) {
+  check_shape(rows, cols);
+  if (rows == 0) return;
+  switch (exec.device) {
+    case Device::kCpu:
+      return detail::remove_parallel_component_cpu(rows, cols, W, grad);
+    case Device::kCuda:
+      return detail::remove_parallel_component_cuda(exec.stream, rows, cols, W, grad);
+  }
+}
+
+double sum_of_squares(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* values) {
+  check_shape(rows, cols);
+  if (rows == 0) return 0.0;
+  std::vector<double> sums(static_cast<std::size_t>(rows));
+  switch (exec.device) {
+    case Device::kCpu:
+      detail::row_squares_cpu(rows, cols, values, sums.data());
+      break;
+    case Device::kCuda:
+      detail::row_squares_cuda(exec.stream, rows, cols, values, sums.data());
+      break;
+  }
+  return tree_sum(sums);
+}
+
+}  // namespace thresher::kernels

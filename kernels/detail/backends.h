@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/adam.h"
+#include "kernels/sparse_decode.h"
+
+// The two backends of every kernel. Arguments are checked by the dispatchers in kernels/*.cpp. This
+// header is read by nvcc too: C++17.
+
+namespace thresher::kernels::detail {
+
+void topk_cpu(std::int64_t rows, std::int64_t cols, std::int64_t k, const float* pre_acts,
+              float* values, std::int32_t* indices);
+void topk_masked_cpu(std::int64_t rows, std::int64_t cols, std::int64_t k, const float* pre_acts,
+                     const std::uint8_t* mask, float* values, std::int32_t* indices);
+void topk_cuda(void* stream, std::int64_t rows, std::int64_t cols, std::int64_t k,
+               const float* pre_acts, float* values, std::int32_t* indices);
+void topk_masked_cuda(void* stream, std::int64_t rows, std::int64_t cols, std::int64_t k,
+                      const float* pre_acts, const std::uint8_t* mask, float* values,
+                      std::int32_t* indices);
+
+void sparse_decode_cpu(std::int64_t rows, std::int64_t k, std::int64_t d,
+                       const std::int32_t* indices, const float* values, const float* W_dec,
+                       const float* bias, float* recon);
+void sparse_decode_cuda(void* stream, std::int64_t rows, std::int64_t k, std::int64_t d,
+                        const std::int32_t* indices, const float* values, const float* W_dec,
+                        const float* bias, float* recon);
+void sparse_decode_grad_values_cpu(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                   const std::int32_t* indices, const float* grad_recon,
+                                   const float* W_dec, float* grad_values);
+void sparse_decode_grad_values_cuda(void* stream, std::int64_t rows, std::int64_t k, std::int64_t d,
+                                    const std::int32_t* indices, const float* grad_recon,
+                                    const float* W_dec, float* grad_values);
+void accumulate_latent_rows_cpu(std::int64_t n_latents, std::int64_t d, std::int64_t n_lanes,
+                                const LatentRows* lanes, float* out);
+void accumulate_latent_rows_cuda(void* stream, std::int64_t n_latents, std::int64_t d,
+                                 std::int64_t n_lanes, const LatentRows* lanes, float* out);
+void accumulate_latent_scalars_cpu(std::int64_t n_latents, std::int64_t n_lanes,
+                                   const LatentRows* lanes, float* out);
+void accumulate_latent_scalars_cuda(void* stream, std::int64_t n_latents, std::int64_t n_lanes,
+                                    const LatentRows* lanes, float* out);
+
+void row_norms_cpu(std::int64_t rows, std::int64_t cols, const float* W, float* norms);
+void row_norms_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* W,
+                    float* norms);
+void normalise_rows_cpu(std::int64_t rows, std::int64_t cols, float* W);
+void normalise_rows_cuda(void* stream, std::int64_t rows, std::int64_t cols, float* W);
+void remove_parallel_component_cpu(std::int64_t rows, std::int64_t cols, const float* W,
+                                   float* grad);
+void remove_parallel_component_cuda(void* stream, std::int64_t rows, std::int64_t cols,
+                                    const float* W, float* grad);
+/// Sum of squares of every row; the dispatcher adds them with tree_sum.
+void row_squares_cpu(std::int64_t rows, std::int64_t cols, const float* values, double* sums);
+/// `sums` is host memory here too: the call waits for the stream.
+void row_squares_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* values,
+                      double* sums);
+
+void adam_cpu(const AdamStep& step, std::int64_t count, const float* gradient, float* weights,
+              float* m, float* v);
+void adam_cuda(void* stream, const AdamStep& step, std::int64_t count, const float* gradient,
+               float* weights, float* m, float* v);
+
+}  // namespace thresher::kernels::detail
