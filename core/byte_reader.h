@@ -10,11 +10,12 @@
 
 namespace thresher {
 
-/// A cursor over untrusted bytes. Every read is checked against what is left and throws DataError naming the
-/// file, the offset and what was being read. Little-endian.
+/// A cursor over untrusted bytes. Every read is checked against what is left and throws DataError
+/// naming the file, the offset and what was being read. Little-endian.
 class ByteReader {
  public:
-  ByteReader(std::span<const std::byte> bytes, std::string where) : bytes_(bytes), where_(std::move(where)) {}
+  ByteReader(std::span<const std::byte> bytes, std::string where)
+      : bytes_(bytes), where_(std::move(where)) {}
 
   template <class T>
   T read(std::string_view what) {

@@ -22,7 +22,8 @@ float bfloat16_to_float(std::uint16_t bits);
 std::uint16_t float_to_float16(float value);
 float float16_to_float(std::uint16_t bits);
 
-/// Converts a row of values; `out` holds values.size() * dtype_bytes(dtype) bytes, native byte order.
+/// Converts a row of values; `out` holds values.size() * dtype_bytes(dtype) bytes, native byte
+/// order.
 void encode_values(Dtype dtype, std::span<const float> values, std::span<std::byte> out);
 void decode_values(Dtype dtype, std::span<const std::byte> bytes, std::span<float> out);
 

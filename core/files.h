@@ -27,7 +27,8 @@ class FileDescriptor {
 
 /// Opens for reading. Throws IoError with the path and the system's reason.
 FileDescriptor open_for_reading(const std::filesystem::path& path);
-/// Reads exactly out.size() bytes at `offset`; IoError on failure, DataError if the file ends before.
+/// Reads exactly out.size() bytes at `offset`; IoError on failure, DataError if the file ends
+/// before.
 void read_at(const FileDescriptor& file, std::uint64_t offset, std::span<std::byte> out,
              const std::filesystem::path& path);
 std::uint64_t file_size(const std::filesystem::path& path);
@@ -36,13 +37,14 @@ std::uint64_t file_size(const std::filesystem::path& path);
 std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes = 1ULL << 30);
 std::vector<std::byte> read_binary_file(const std::filesystem::path& path, std::uint64_t max_bytes);
 
-/// Temporary file in the same folder, write, fsync, rename over `path`, fsync the folder: after a crash at any
-/// point the file holds the old bytes or the new ones.
+/// Temporary file in the same folder, write, fsync, rename over `path`, fsync the folder: after a
+/// crash at any point the file holds the old bytes or the new ones.
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
 /// Writes all bytes (short writes and EINTR handled); IoError says "disk full" for ENOSPC.
-void write_all(const FileDescriptor& file, std::span<const std::byte> bytes, const std::filesystem::path& path);
+void write_all(const FileDescriptor& file, std::span<const std::byte> bytes,
+               const std::filesystem::path& path);
 void sync_file(const FileDescriptor& file, const std::filesystem::path& path);
 void sync_file(const std::filesystem::path& path);
 void sync_folder(const std::filesystem::path& folder);
@@ -55,11 +57,12 @@ std::vector<std::filesystem::path> list_folder(const std::filesystem::path& fold
 /// Free bytes for an ordinary user on the file system that holds `path` (which may not exist yet).
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);
 
-/// True for names that a manifest may refer to: [A-Za-z0-9._-]{1,128}, not starting with '.' or '-'.
+/// True for names that a manifest may refer to: [A-Za-z0-9._-]{1,128}, not starting with '.' or
+/// '-'.
 bool is_safe_file_name(std::string_view name);
 
-/// An exclusive lock file that says who holds it. A second holder gets ConfigError naming host, pid and start.
-/// The lock is an flock on an open descriptor, so a killed process leaves none behind.
+/// An exclusive lock file that says who holds it. A second holder gets ConfigError naming host, pid
+/// and start. The lock is an flock on an open descriptor, so a killed process leaves none behind.
 class FolderLock {
  public:
   /// Locks `folder`/lock. Throws ConfigError if another live process holds it.
@@ -72,8 +75,8 @@ class FolderLock {
   FileDescriptor file_;
 };
 
-/// A crash point: if the environment says THRESHER_FAILPOINT=name:count, the count-th call kills the process
-/// with SIGKILL. Compiled out with THRESHER_FAILPOINTS=OFF.
+/// A crash point: if the environment says THRESHER_FAILPOINT=name:count, the count-th call kills
+/// the process with SIGKILL. Compiled out with THRESHER_FAILPOINTS=OFF.
 void failpoint(const char* name);
 
 }  // namespace thresher
