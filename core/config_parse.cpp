@@ -10,6 +10,7 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/utf8.h"
 
 namespace thresher {
 namespace {
@@ -128,6 +129,13 @@ class TreeBuilder : public YAML::EventHandler {
       check_key(top.node, node);
       top.key = std::move(node);
     } else {
+      // yaml-cpp reports an absent value where the next token stands, which may be anywhere.
+      const bool is_absent =
+          node.kind == ConfigNode::Kind::kScalar && node.text.empty() && !node.is_quoted;
+      if (is_absent && (node.line != top.key->line || node.column <= top.key->column)) {
+        node.line = top.key->line;
+        node.column = top.key->column;
+      }
       top.node.members.emplace_back(std::move(*top.key), std::move(node));
       top.key.reset();
     }
@@ -148,35 +156,12 @@ class TreeBuilder : public YAML::EventHandler {
   bool has_document_ = false;
 };
 
-/// Length of the valid UTF-8 sequence at `i`, 0 if there is none (overlong forms and surrogates
-/// included).
-std::size_t utf8_length(std::string_view text, std::size_t i) {
-  const auto byte = [&](std::size_t at) {
-    return at < text.size() ? static_cast<unsigned>(static_cast<unsigned char>(text[at])) : 0U;
-  };
-  const auto is_tail = [&](std::size_t at) { return (byte(at) & 0xC0U) == 0x80U; };
-  const unsigned lead = byte(i);
-  if (lead < 0x80) return 1;
-  if (lead >= 0xC2 && lead <= 0xDF) return is_tail(i + 1) ? 2 : 0;
-  if (lead >= 0xE0 && lead <= 0xEF) {
-    const unsigned low = lead == 0xE0 ? 0xA0 : 0x80;
-    const unsigned high = lead == 0xED ? 0x9F : 0xBF;
-    return byte(i + 1) >= low && byte(i + 1) <= high && is_tail(i + 2) ? 3 : 0;
-  }
-  if (lead >= 0xF0 && lead <= 0xF4) {
-    const unsigned low = lead == 0xF0 ? 0x90 : 0x80;
-    const unsigned high = lead == 0xF4 ? 0x8F : 0xBF;
-    return byte(i + 1) >= low && byte(i + 1) <= high && is_tail(i + 2) && is_tail(i + 3) ? 4 : 0;
-  }
-  return 0;
-}
-
 /// yaml-cpp replaces invalid UTF-8 and takes byte 4 for the end of the text, both silently.
 void check_characters(std::string_view text, std::string_view file) {
   int line = 1;
   std::size_t line_start = 0;
   for (std::size_t i = 0; i < text.size();) {
-    const std::size_t length = utf8_length(text, i);
+    const std::size_t length = utf8_sequence_length(text, i);
     const auto value = static_cast<unsigned char>(text[i]);
     const bool is_control =
         (value < 0x20 && value != '\n' && value != '\t' && value != '\r') || value == 0x7F;
@@ -202,7 +187,10 @@ ConfigNode parse_yaml(std::string_view text, std::string_view file_name) {
   }
   check_characters(text, file);
   TreeBuilder builder(file);
-  std::istringstream stream{std::string(text)};
+  // Text that ends in a line break hides an unclosed quote from yaml-cpp.
+  const std::size_t end = text.find_last_not_of(" \r\n");
+  std::istringstream stream{
+      std::string(text.substr(0, end == std::string_view::npos ? 0 : end + 1))};
   try {
     YAML::Parser parser(stream);
     while (parser.HandleNextDocument(builder)) {
@@ -248,22 +236,15 @@ ConfigNode parse_config_file(const std::filesystem::path& path) {
 
 namespace {
 
+/// The value of an override: YAML for lists, maps and quoted strings, the bare text otherwise.
 ConfigNode override_value(std::string_view text, const std::string& place) {
   ConfigNode node;
-  const bool is_yaml =
-      !text.empty() && std::string_view("[{\"'").find(text[0]) != std::string_view::npos;
-  if (is_yaml) {
-    try {
-      node = parse_yaml(text, place);
-    } catch (const ConfigError& error) {
-      throw UsageError(error.first_line(),
-                       "a value, or a YAML list in quotes of the shell: '[a, b]'");
-    }
-  } else {
-    check_characters(text, place);
-    node.text = text;
-    node.is_quoted = text.empty();
+  if (!text.empty() && std::string_view("[{\"'").find(text[0]) != std::string_view::npos) {
+    return parse_yaml(text, place);
   }
+  check_characters(text, place);
+  node.text = text;
+  node.is_quoted = text.empty();
   return node;
 }
 
@@ -327,7 +308,12 @@ void apply_override(ConfigNode& root, std::string_view key_equals_value) {
   }
   if (steps.size() > kMaxDepth) malformed("the key has too many parts");
 
-  ConfigNode value = override_value(key_equals_value.substr(equals + 1), place);
+  ConfigNode value;
+  try {
+    value = override_value(key_equals_value.substr(equals + 1), place);
+  } catch (const ConfigError&) {
+    malformed("the value is not a YAML value");
+  }
   set_place(value, place);
   ConfigNode* node = &root;
   std::string so_far;
