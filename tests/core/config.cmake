@@ -1,1 +1,1 @@
-thresher_add_test(config_test SOURCES config_test.cpp DEPENDS core)
+thresher_add_test(core_config_test SOURCES config_test.cpp DEPENDS core)
