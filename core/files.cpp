@@ -151,11 +151,18 @@ void sync_folder(const std::filesystem::path& folder) {
   if (fsync(file.get()) != 0 && errno != EINVAL) throw_system_error(path, "fsync", errno);
 }
 
-void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes) {
+FileDescriptor create_file(const std::filesystem::path& path) {
+  FileDescriptor file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (!file) throw_system_error(path, "create", errno);
+  return file;
+}
+
+void write_file_atomically(const std::filesystem::path& path,
+                           const std::function<void(const FileDescriptor&)>& write_content) {
   auto [file, temporary] = create_temporary(path);
   try {
     failpoint("atomic.created");
-    write_all(file, bytes, path);
+    write_content(file);
     failpoint("atomic.written");
     sync_file(file, path);
     failpoint("atomic.synced");
@@ -167,6 +174,10 @@ void write_file_atomically(const std::filesystem::path& path, std::span<const st
   failpoint("atomic.renamed");
   sync_folder(folder_of(path));
   failpoint("atomic.folder_synced");
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes) {
+  write_file_atomically(path, [&](const FileDescriptor& file) { write_all(file, bytes, path); });
 }
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view text) {

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -41,6 +42,14 @@ std::vector<std::byte> read_binary_file(const std::filesystem::path& path, std::
 /// crash at any point the file holds the old bytes or the new ones.
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
+/// The same for content that `write_content` writes piece by piece. A writer that is killed leaves
+/// at most a file
+/// `.tmp-*` behind, which nobody reads.
+void write_file_atomically(const std::filesystem::path& path,
+                           const std::function<void(const FileDescriptor&)>& write_content);
+
+/// Creates a file or empties the one that is there, for writing.
+FileDescriptor create_file(const std::filesystem::path& path);
 
 /// Writes all bytes (short writes and EINTR handled); IoError says "disk full" for ENOSPC.
 void write_all(const FileDescriptor& file, std::span<const std::byte> bytes,

@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -12,8 +11,9 @@
 
 namespace thresher {
 
-/// Element types of the format that Thresher reads and writes ("F64", "F32", "F16", "BF16", "I64",
-/// "I32", "U8", "BOOL").
+/// One tensor as the header describes it. Thresher itself writes "F64", "F32", "F16", "BF16",
+/// "I64", "I32", "U8" and "BOOL"; the reader also knows the sizes of the format's other whole-byte
+/// types.
 struct SafetensorsEntry {
   std::string name;
   std::string dtype;
@@ -29,11 +29,13 @@ std::uint64_t safetensors_dtype_bytes(std::string_view dtype);  // DataError for
 /// <= 512 bytes. Tensors are read by pread into memory the caller owns.
 class SafetensorsFile {
  public:
+  static constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
+
   explicit SafetensorsFile(const std::filesystem::path& path);
   ~SafetensorsFile();
   SafetensorsFile(SafetensorsFile&&) noexcept;
 
-  const std::vector<SafetensorsEntry>& entries() const;
+  const std::vector<SafetensorsEntry>& entries() const;  // in the order of their data
   const std::map<std::string, std::string>& metadata() const;
   const SafetensorsEntry* find(std::string_view name) const;
   /// Throws DataError naming the file and the tensor.
@@ -43,7 +45,9 @@ class SafetensorsFile {
   /// Reads a float32, float16 or bfloat16 tensor as float32.
   std::vector<float> read_float32(std::string_view name) const;
 
-  /// Parses only the header bytes (for fuzzing): `file_bytes` is the size of the whole file.
+  /// Checks and parses a header without touching a file (for fuzzing). `head` is the start of the
+  /// file: the eight bytes of the header's length and the header; `file_bytes` is the size of the
+  /// whole file. Entries come in the order of their data. `metadata` may be nullptr.
   static std::vector<SafetensorsEntry> parse_header(std::span<const std::byte> head,
                                                     std::uint64_t file_bytes,
                                                     std::string_view where,
