@@ -20,45 +20,48 @@ struct InputTransform {
   std::vector<double> centre;  // [d_in]; zeros when centring is off
   double scale = 1;
 };
-InputTransform make_input_transform(const SaeConfig& config, const activation_cache::SourceStatistics& statistics);
+InputTransform make_input_transform(const SaeConfig& config,
+                                    const activation_cache::SourceStatistics& statistics);
 
 /// What a step needs to know beyond the data.
 struct StepInfo {
   std::int64_t step = 0;
-  std::int64_t tokens_before = 0;       // global tokens seen before this step
+  std::int64_t tokens_before = 0;  // global tokens seen before this step
   std::int64_t total_tokens = 0;
-  std::int64_t batch_tokens = 0;        // global
+  std::int64_t batch_tokens = 0;  // global
   std::int64_t dead_window_tokens = 0;
-  std::int64_t n_local_lanes = 0;       // lanes this rank owns; a power of two
+  std::int64_t n_local_lanes = 0;  // lanes this rank owns; a power of two
 };
 
-/// One trained tensor. `weight` and `gradient` have the same shape and the same strides: each fills its memory
-/// without gaps, so element-wise work (Adam, sums over ranks, norms) may run over data_ptr() and numel() as long as
-/// everything that belongs together (moments too) is made by at::zeros_like(weight), which keeps the strides.
-/// The strides are the variant's choice: topk keeps W_enc latent-major (a transposed view of [n_latents, d_in]),
-/// because its sparse gradients arrive a latent at a time. Files hold the shape below in row-major order: write
+/// One trained tensor. `weight` and `gradient` have the same shape and the same strides: each fills
+/// its memory without gaps, so element-wise work (Adam, sums over ranks, norms) may run over
+/// data_ptr() and numel() as long as everything that belongs together (moments too) is made by
+/// at::zeros_like(weight), which keeps the strides. The strides are the variant's choice: topk
+/// keeps W_enc latent-major (a transposed view of [n_latents, d_in]), because its sparse gradients
+/// arrive a latent at a time. Files hold the shape below in row-major order: write
 /// `weight.contiguous()`, read with `weight.copy_(...)`.
 struct Parameter {
-  std::string name;      // "W_enc" [d_in, n_latents], "b_enc", "W_dec" [n_latents, d_in], "b_dec"
-  at::Tensor weight;     // float32 master copy
+  std::string name;   // "W_enc" [d_in, n_latents], "b_enc", "W_dec" [n_latents, d_in], "b_dec"
+  at::Tensor weight;  // float32 master copy
   at::Tensor gradient;
 };
 
 /// An SAE under training. One step, driven by trainer/step.cpp, is
 ///
-///     begin_step                              decides what depends on earlier steps (dead latents, warm-ups)
-///     forward(lane, x)      every local lane  x [rows, d_in] transformed inputs; keeps what backward needs
-///     reduce_forward(comm)  once              global denominators and selections
-///     backward(lane)        every local lane  adds this lane's gradients along the lane tree
-///     finish_local()        once              partial gradients of this rank into Parameter::gradient
-///     [trainer: all_reduce_sum of every gradient]
-///     finish_gradients()    once              terms computed from reduced gradients; removal of the decoder-parallel part
-///     [trainer: norm, clip, Adam]
-///     finish_step(comm)     once              decoder norm, dead-latent counters; returns the step's global figures
+///     begin_step                              decides what depends on earlier steps (dead latents,
+///     warm-ups) forward(lane, x)      every local lane  x [rows, d_in] transformed inputs; keeps
+///     what backward needs reduce_forward(comm)  once              global denominators and
+///     selections backward(lane)        every local lane  adds this lane's gradients along the lane
+///     tree finish_local()        once              partial gradients of this rank into
+///     Parameter::gradient [trainer: all_reduce_sum of every gradient] finish_gradients()    once
+///     terms computed from reduced gradients; removal of the decoder-parallel part [trainer: norm,
+///     clip, Adam] finish_step(comm)     once              decoder norm, dead-latent counters;
+///     returns the step's global figures
 ///
-/// `lane` counts the rank's own lanes, 0 <= lane < n_local_lanes, in order; together the ranks' lanes hold
-/// batch_tokens rows. Everything is a pure function of the global batch: bits do not depend on the number of ranks
-/// or threads. Losses are means over the global batch's tokens. A NaN in the inputs comes out in the loss.
+/// `lane` counts the rank's own lanes, 0 <= lane < n_local_lanes, in order; together the ranks'
+/// lanes hold batch_tokens rows. Everything is a pure function of the global batch: bits do not
+/// depend on the number of ranks or threads. Losses are means over the global batch's tokens. A NaN
+/// in the inputs comes out in the loss.
 class TrainingSae {
  public:
   virtual ~TrainingSae() = default;
@@ -75,14 +78,16 @@ class TrainingSae {
   virtual void backward(std::int64_t lane) = 0;
   virtual void finish_local() = 0;
   virtual void finish_gradients() = 0;
-  /// Keys: loss, reconstruction_loss, sparsity_loss (relu_l1) or aux_loss (topk), batch_fvu, l0, dead_latents (moving
-  /// count: silent for dead_window_tokens at the end of this step), and what a variant adds (docs/variants.md).
+  /// Keys: loss, reconstruction_loss, sparsity_loss (relu_l1) or aux_loss (topk), batch_fvu, l0,
+  /// dead_latents (moving count: silent for dead_window_tokens at the end of this step), and what a
+  /// variant adds (docs/variants.md).
   virtual Json finish_step(comm::Communicator& comm) = 0;
 
   /// In a fixed order: W_enc, b_enc, W_dec, b_dec.
   virtual std::vector<Parameter>& parameters() = 0;
-  /// State besides parameters that a checkpoint must hold, by name: e.g. "tokens_since_fired" int64 [n_latents],
-  /// "mean_squared_input" float64 [1] (topk). The tensors share memory with the SAE: restore with copy_.
+  /// State besides parameters that a checkpoint must hold, by name: e.g. "tokens_since_fired" int64
+  /// [n_latents], "mean_squared_input" float64 [1] (topk). The tensors share memory with the SAE:
+  /// restore with copy_.
   virtual std::vector<std::pair<std::string, at::Tensor>> buffers() = 0;
 
   virtual InferenceSae to_inference(const InputTransform& transform) const = 0;
@@ -92,7 +97,8 @@ class TrainingSae {
   std::int64_t n_latents_ = 0;
 };
 
-/// Through the registry. ConfigError when the config cannot work at this width (k > n_latents, aux_k > n_latents).
+/// Through the registry. ConfigError when the config cannot work at this width (k > n_latents,
+/// aux_k > n_latents).
 std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int64_t d_in);
 
 }  // namespace thresher::sae

@@ -1,0 +1,57 @@
+#include "sae/relu_l1_maths.h"
+
+#include <ATen/ATen.h>
+
+#include "sae/lane_sums.h"
+
+namespace thresher::sae {
+namespace {
+
+at::Tensor& sized(at::Tensor& tensor, const at::Tensor& like, at::IntArrayRef shape) {
+  if (!tensor.defined()) tensor = at::empty({0}, like.options());
+  return tensor.resize_(shape);
+}
+
+}  // namespace
+
+void relu_l1_forward(const ReluL1Weights& weights, ReluL1Lane& lane) {
+  const at::Tensor& x = lane.x;
+  sized(lane.latent_acts, x, {x.size(0), weights.W_enc.size(1)});
+  at::mm_out(lane.latent_acts, x, weights.W_enc);
+  lane.latent_acts.add_(weights.b_enc).relu_();
+  sized(lane.error, x, x.sizes());
+  at::mm_out(lane.error, lane.latent_acts, weights.W_dec);
+  lane.error.add_(weights.b_dec).neg_().add_(x);
+}
+
+void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, double n_tokens,
+                      double l1, ReluL1Gradients& gradients) {
+  const at::Tensor& x = lane.x;
+  sized(gradients.recon, x, x.sizes());
+  at::mul_out(gradients.recon, lane.error, at::scalar_tensor(-2 / n_tokens, x.options()));
+  gradients.b_dec = column_sums(gradients.recon);
+  sized(gradients.W_dec, x, weights.W_dec.sizes());
+  at::mm_out(gradients.W_dec, lane.latent_acts.t(), gradients.recon);
+
+  sized(gradients.latent_acts, x, lane.latent_acts.sizes());
+  at::mm_out(gradients.latent_acts, gradients.recon, weights.W_dec.t());
+  gradients.latent_acts.add_(weights.decoder_norms, l1 / n_tokens);
+  gradients.latent_acts.mul_(lane.latent_acts.gt(0));
+  gradients.b_enc = column_sums(gradients.latent_acts);
+  sized(gradients.W_enc, x, weights.W_enc.sizes());
+  at::mm_out(gradients.W_enc, x.t(), gradients.latent_acts);
+}
+
+void relu_l1_norm_gradient(const ReluL1Weights& weights, const std::vector<double>& latent_sums,
+                           double n_tokens, double l1, at::Tensor& gradient) {
+  at::Tensor coefficients = at::empty({static_cast<std::int64_t>(latent_sums.size())}, at::kDouble);
+  auto* coefficient = coefficients.mutable_data_ptr<double>();
+  const at::Tensor norms = weights.decoder_norms.to(at::kDouble);
+  const auto* norm = norms.const_data_ptr<double>();
+  for (std::size_t i = 0; i < latent_sums.size(); ++i) {
+    coefficient[i] = norm[i] > 0 ? l1 / n_tokens * latent_sums[i] / norm[i] : 0;
+  }
+  gradient.addcmul_(weights.W_dec, coefficients.to(gradient.scalar_type()).unsqueeze(1));
+}
+
+}  // namespace thresher::sae

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+namespace thresher::sae {
+
+/// The formulas of ReLU + L1 for one lane, for float32 (training) and float64 (tests of the same
+/// code) alike:
+///
+///     f = relu(x W_enc + b_enc),  recon = f W_dec + b_dec
+///     L = 1/N sum over tokens of [ |x - recon|^2 + l1 sum_i f_i |W_dec[i]| ]
+struct ReluL1Weights {
+  at::Tensor W_enc, b_enc, W_dec, b_dec;  // [d, F], [F], [F, d], [d]
+  at::Tensor decoder_norms;               // [F] |W_dec[i]|
+};
+
+struct ReluL1Lane {
+  at::Tensor x;            // [n, d]
+  at::Tensor latent_acts;  // [n, F]
+  at::Tensor error;        // [n, d]  x - recon
+};
+
+struct ReluL1Gradients {
+  at::Tensor W_enc, W_dec;           // [d, F], [F, d]
+  at::Tensor latent_acts;            // [n, F] scratch: the gradient of the pre-activations
+  at::Tensor recon;                  // [n, d] scratch
+  std::vector<double> b_enc, b_dec;  // [F], [d]
+};
+
+/// Fills latent_acts and error from x. Output tensors are reused when they are defined.
+void relu_l1_forward(const ReluL1Weights& weights, ReluL1Lane& lane);
+
+/// The gradients of this lane's part of L, but for the one that reaches W_dec through the norms:
+/// that needs only the sum of every latent's activations, see relu_l1_norm_gradient.
+void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, double n_tokens,
+                      double l1, ReluL1Gradients& gradients);
+
+/// Adds l1/N * sum over tokens of f_i * d|W_dec[i]| / dW_dec[i] to `gradient` [F, d]. `latent_sums`
+/// [F] is over the global batch. A zero row has subgradient 0.
+void relu_l1_norm_gradient(const ReluL1Weights& weights, const std::vector<double>& latent_sums,
+                           double n_tokens, double l1, at::Tensor& gradient);
+
+}  // namespace thresher::sae

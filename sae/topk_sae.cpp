@@ -1,0 +1,355 @@
+#include "sae/topk_sae.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "kernels/decoder_norm.h"
+#include "kernels/topk.h"
+#include "sae/initialisation.h"
+#include "sae/lane_sums.h"
+
+namespace thresher::sae {
+namespace {
+
+enum : int { kWEnc, kBEnc, kWDec, kBDec };
+
+// Places in the sums of a lane; the columns of x and of the error follow.
+enum : std::size_t { kTokens, kErrorSquares, kInputSquares, kActive, kAuxErrorSquares, kSums };
+
+// Below this part of the error's mean square its variance is rounding noise, and AuxK has nothing
+// to explain.
+constexpr double kNoVariance = 1e-12;
+
+// The encoder's starting scale needs a mean norm, not the whole sample.
+constexpr std::int64_t kScaleRows = 1024;
+
+constexpr kernels::Exec kExec{};
+
+/// NaN passes, so that it reaches the loss and is seen.
+void relu(std::span<float> values) {
+  for (float& value : values) value = value <= 0 ? 0 : value;
+}
+
+}  // namespace
+
+TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
+    : config_(config), k_(config.k), firing_(config.latents(d_in)), b_dec_tree_(d_in) {
+  d_in_ = d_in;
+  n_latents_ = config.latents(d_in);
+  if (k_ > n_latents_) {
+    throw ConfigError(
+        fmt::format("sae {}: k {} is above the dictionary size {}", config.name, k_, n_latents_),
+        fmt::format("1 <= k <= {}", n_latents_));
+  }
+  aux_k_ = config.aux_k.value_or(std::clamp<std::int64_t>(d_in / 2, 1, n_latents_));
+  if (aux_k_ > n_latents_) {
+    throw ConfigError(fmt::format("sae {}: aux_k {} is above the dictionary size {}", config.name,
+                                  aux_k_, n_latents_),
+                      fmt::format("1 <= aux_k <= {}", n_latents_));
+  }
+  const auto options = at::TensorOptions(at::kFloat);
+  const auto zeros = [&](at::IntArrayRef shape) { return at::zeros(shape, options); };
+  parameters_ = {
+      {"W_enc", zeros({n_latents_, d_in}).t(), zeros({n_latents_, d_in}).t()},
+      {"b_enc", zeros({n_latents_}), zeros({n_latents_})},
+      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in})},
+      {"b_dec", zeros({d_in}), zeros({d_in})},
+  };
+  mean_squared_input_ = at::full({1}, static_cast<double>(d_in), at::kDouble);
+  pre_acts_ = at::empty({0}, options);
+  recon_ = at::empty({0}, options);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> TopKSae::buffers() {
+  return {{"tokens_since_fired", firing_.tokens_since_fired()},
+          {"mean_squared_input", mean_squared_input_}};
+}
+
+void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
+  const double square =
+      config_.scale_inputs ? static_cast<double>(d_in_) : mean_squared_norm(sample);
+  if (!(square > 0)) {
+    throw ConfigError(fmt::format("sae {}: all sampled activations of {} are zero", config_.name,
+                                  config_.hook_point));
+  }
+  mean_squared_input_.fill_(square);
+  fill_random_directions(weight(kWDec), 1, RandomStream(seed, "sae.topk.W_dec"));
+  weight(kBEnc).zero_();
+  weight(kBDec).copy_(initial_decoder_bias(config_.decoder_bias_init, sample));
+  weight(kWEnc).copy_(weight(kWDec).t());
+
+  // Without an encoder bias the reconstruction is linear in the encoder's scale, so one ratio makes
+  // the norms equal.
+  lanes_.resize(1);
+  aux_k_now_ = 0;
+  Lane& lane = lanes_[0];
+  lane.rows = std::min(sample.size(0), kScaleRows);
+  const at::Tensor x = sample.slice(0, 0, lane.rows).contiguous();
+  lane.centred = x - weight(kBDec);
+  select(lane);
+  reconstruct(lane, x);
+  double input_norms = 0, recon_norms = 0;
+  for (std::int64_t r = 0; r < lane.rows; ++r) {
+    input_norms += std::sqrt(sum_of_squares(lane.centred[r]));
+    recon_norms += std::sqrt(sum_of_squares(lane.centred[r] - lane.residuals[r]));
+  }
+  if (recon_norms > 0) weight(kWEnc).mul_(input_norms / recon_norms);
+}
+
+void TopKSae::begin_step(const StepInfo& info) {
+  info_ = info;
+  lanes_.resize(static_cast<std::size_t>(info.n_local_lanes));
+  firing_.begin_step();
+  b_dec_tree_.clear();
+  n_dead_ = firing_.mark_dead(info.dead_window_tokens, dead_mask_);
+  aux_k_now_ = config_.aux_coefficient > 0 ? std::min(aux_k_, n_dead_) : 0;
+}
+
+void TopKSae::forward(std::int64_t lane_index, const at::Tensor& x) {
+  THRESHER_CHECK(
+      x.dim() == 2 && x.size(1) == d_in_ && x.is_contiguous() && x.scalar_type() == at::kFloat,
+      "a lane is a contiguous float32 [rows, d_in]");
+  Lane& lane = lanes_.at(static_cast<std::size_t>(lane_index));
+  lane.rows = x.size(0);
+  if (!lane.centred.defined()) lane.centred = at::empty({0}, x.options());
+  lane.centred.resize_({lane.rows, d_in_});
+  at::sub_out(lane.centred, x, weight(kBDec));
+  select(lane);
+  reconstruct(lane, x);
+  sum_lane(lane, x);
+}
+
+void TopKSae::select(Lane& lane) {
+  pre_acts_.resize_({lane.rows, n_latents_});
+  at::mm_out(pre_acts_, lane.centred, weight(kWEnc));
+  pre_acts_.add_(weight(kBEnc));
+  const float* pre_acts = pre_acts_.const_data_ptr<float>();
+  const std::int64_t n_main = lane.rows * k_;
+  const auto n_pairs = static_cast<std::size_t>(n_main + lane.rows * aux_k_now_);
+  lane.values.resize(n_pairs);
+  lane.indices.resize(n_pairs);
+  kernels::topk(kExec, lane.rows, n_latents_, k_, pre_acts, lane.values.data(),
+                lane.indices.data());
+  if (has_aux()) {
+    kernels::topk_masked(kExec, lane.rows, n_latents_, aux_k_now_, pre_acts, dead_mask_.data(),
+                         lane.values.data() + n_main, lane.indices.data() + n_main);
+  }
+  relu(lane.values);
+}
+
+void TopKSae::reconstruct(Lane& lane, const at::Tensor& x) {
+  const std::int64_t rows = lane.rows;
+  const float* W_dec = weight(kWDec).const_data_ptr<float>();
+  recon_.resize_({rows, d_in_});
+  float* recon = recon_.mutable_data_ptr<float>();
+  kernels::sparse_decode(kExec, rows, k_, d_in_, lane.indices.data(), lane.values.data(), W_dec,
+                         weight(kBDec).const_data_ptr<float>(), recon);
+  if (!lane.residuals.defined()) lane.residuals = at::empty({0}, x.options());
+  lane.residuals.resize_({has_aux() ? 2 * rows : rows, d_in_});
+  at::Tensor error = lane.residuals.narrow(0, 0, rows);
+  at::sub_out(error, x, recon_);
+  if (!has_aux()) return;
+  kernels::sparse_decode(kExec, rows, aux_k_now_, d_in_, lane.indices.data() + rows * k_,
+                         lane.values.data() + rows * k_, W_dec, nullptr, recon);
+  at::Tensor aux_error = lane.residuals.narrow(0, rows, rows);
+  at::sub_out(aux_error, error, recon_);
+}
+
+void TopKSae::sum_lane(Lane& lane, const at::Tensor& x) {
+  const at::Tensor error = lane.residuals.narrow(0, 0, lane.rows);
+  std::vector<double>& sums = lane.sums;
+  sums.assign(kSums, 0.0);
+  sums[kTokens] = static_cast<double>(lane.rows);
+  sums[kErrorSquares] = sum_of_squares(error);
+  sums[kInputSquares] = sum_of_squares(x);
+  if (has_aux()) {
+    sums[kAuxErrorSquares] = sum_of_squares(lane.residuals.narrow(0, lane.rows, lane.rows));
+  }
+  for (std::int64_t i = 0; i < lane.rows * k_; ++i) {
+    if (!(lane.values[i] > 0)) continue;
+    sums[kActive] += 1;
+    firing_.fire(lane.indices[i]);
+  }
+  const std::vector<double> x_sums = column_sums(x);
+  const std::vector<double> error_sums = column_sums(error);
+  sums.insert(sums.end(), x_sums.begin(), x_sums.end());
+  sums.insert(sums.end(), error_sums.begin(), error_sums.end());
+}
+
+void TopKSae::reduce_forward(comm::Communicator& comm) {
+  std::vector<std::vector<double>> lane_sums;
+  for (Lane& lane : lanes_) lane_sums.push_back(std::move(lane.sums));
+  sums_ = lane_tree_sum(std::move(lane_sums));
+  comm.all_reduce_sum(std::span<double>(sums_), "sae." + config_.name + ".forward");
+  const auto tokens = static_cast<double>(info_.batch_tokens);
+  THRESHER_CHECK(sums_[kTokens] == tokens, "the lanes of all ranks hold batch_tokens rows");
+  double mean_square = 0;  // |sum of e|^2 / N
+  for (std::int64_t j = 0; j < d_in_; ++j) {
+    const double sum = sums_[kSums + static_cast<std::size_t>(d_in_ + j)];
+    mean_square += sum * sum / tokens;
+  }
+  aux_denominator_ = sums_[kErrorSquares] - mean_square;
+  if (aux_denominator_ <= kNoVariance * sums_[kErrorSquares]) aux_denominator_ = 0;
+}
+
+void TopKSae::sort_pairs(Lane& lane) {
+  const std::int64_t rows = lane.rows;
+  const std::int64_t n_main = rows * k_;
+  const auto sort = [&](std::int64_t k, std::int64_t first, std::vector<std::int64_t>& offsets,
+                        std::vector<std::int32_t>& pair_rows, std::vector<std::int32_t>& slots) {
+    offsets.resize(static_cast<std::size_t>(n_latents_ + 1));
+    pair_rows.resize(static_cast<std::size_t>(rows * k));
+    slots.resize(static_cast<std::size_t>(rows * k));
+    kernels::sort_pairs_by_latent(rows, k, n_latents_, lane.indices.data() + first,
+                                  lane.values.data() + first, offsets.data(), pair_rows.data(),
+                                  slots.data());
+  };
+  if (!has_aux()) {
+    sort(k_, 0, lane.offsets, lane.input_rows, lane.pair_slots);
+    lane.residual_rows = lane.input_rows;
+    return;
+  }
+  // A dead latent may be in both selections. Its pairs go into one list, because two gradients
+  // added after their own sums over lanes would not have the same bits for every split of the
+  // lanes.
+  std::vector<std::int64_t> main_offsets, aux_offsets;
+  std::vector<std::int32_t> main_rows, aux_rows, main_slots, aux_slots;
+  sort(k_, 0, main_offsets, main_rows, main_slots);
+  sort(aux_k_now_, n_main, aux_offsets, aux_rows, aux_slots);
+  lane.offsets.assign(1, 0);
+  lane.input_rows.clear();
+  lane.residual_rows.clear();
+  lane.pair_slots.clear();
+  for (std::int64_t latent = 0; latent < n_latents_; ++latent) {
+    for (std::int64_t p = main_offsets[latent]; p < main_offsets[latent + 1]; ++p) {
+      lane.input_rows.push_back(main_rows[p]);
+      lane.residual_rows.push_back(main_rows[p]);
+      lane.pair_slots.push_back(main_slots[p]);
+    }
+    for (std::int64_t p = aux_offsets[latent]; p < aux_offsets[latent + 1]; ++p) {
+      lane.input_rows.push_back(aux_rows[p]);
+      lane.residual_rows.push_back(static_cast<std::int32_t>(rows) + aux_rows[p]);
+      lane.pair_slots.push_back(static_cast<std::int32_t>(n_main) + aux_slots[p]);
+    }
+    lane.offsets.push_back(static_cast<std::int64_t>(lane.input_rows.size()));
+  }
+}
+
+void TopKSae::backward(std::int64_t lane_index) {
+  Lane& lane = lanes_.at(static_cast<std::size_t>(lane_index));
+  const std::int64_t rows = lane.rows;
+  const float* W_dec = weight(kWDec).const_data_ptr<float>();
+  const double tokens = static_cast<double>(info_.batch_tokens);
+  const double V = mean_squared_input_.const_data_ptr<double>()[0];
+
+  at::Tensor recon_gradient = lane.residuals.narrow(0, 0, rows);
+  recon_gradient.mul_(-2 / (tokens * V));
+  lane.value_gradients.resize(lane.values.size());
+  kernels::sparse_decode_grad_values(kExec, rows, k_, d_in_, lane.indices.data(),
+                                     recon_gradient.const_data_ptr<float>(), W_dec,
+                                     lane.value_gradients.data());
+  if (has_aux()) {
+    at::Tensor aux_gradient = lane.residuals.narrow(0, rows, rows);
+    aux_gradient.mul_(aux_denominator_ > 0 ? -2 * aux_weight() / aux_denominator_ : 0);
+    kernels::sparse_decode_grad_values(
+        kExec, rows, aux_k_now_, d_in_, lane.indices.data() + rows * k_,
+        aux_gradient.const_data_ptr<float>(), W_dec, lane.value_gradients.data() + rows * k_);
+  }
+  const std::vector<double> b_dec_sums = column_sums(recon_gradient);
+  b_dec_tree_.add(std::vector<float>(b_dec_sums.begin(), b_dec_sums.end()));
+  sort_pairs(lane);
+}
+
+void TopKSae::finish_local() {
+  std::vector<kernels::LatentRows> decoder, encoder;
+  for (const Lane& lane : lanes_) {
+    decoder.push_back({lane.offsets.data(), lane.residual_rows.data(), lane.pair_slots.data(),
+                       lane.values.data(), lane.residuals.const_data_ptr<float>()});
+    encoder.push_back({lane.offsets.data(), lane.input_rows.data(), lane.pair_slots.data(),
+                       lane.value_gradients.data(), lane.centred.const_data_ptr<float>()});
+  }
+  const auto n_lanes = static_cast<std::int64_t>(lanes_.size());
+  kernels::accumulate_latent_rows(kExec, n_latents_, d_in_, n_lanes, decoder.data(),
+                                  gradient(kWDec).mutable_data_ptr<float>());
+  kernels::accumulate_latent_rows(kExec, n_latents_, d_in_, n_lanes, encoder.data(),
+                                  gradient(kWEnc).mutable_data_ptr<float>());
+  kernels::accumulate_latent_scalars(kExec, n_latents_, n_lanes, encoder.data(),
+                                     gradient(kBEnc).mutable_data_ptr<float>());
+  const std::span<const float> b_dec = b_dec_tree_.result();
+  std::copy(b_dec.begin(), b_dec.end(), gradient(kBDec).mutable_data_ptr<float>());
+}
+
+void TopKSae::finish_gradients() {
+  // b_dec also stands in the encoder's input, x - b_dec.
+  std::vector<double> through_encoder(static_cast<std::size_t>(d_in_), 0.0);
+  const float* row = weight(kWEnc).const_data_ptr<float>();  // latent-major
+  const float* b_enc = gradient(kBEnc).const_data_ptr<float>();
+  for (std::int64_t i = 0; i < n_latents_; ++i, row += d_in_) {
+    const auto coefficient = static_cast<double>(b_enc[i]);
+    if (coefficient == 0) continue;
+    for (std::int64_t j = 0; j < d_in_; ++j) {
+      through_encoder[j] += coefficient * static_cast<double>(row[j]);
+    }
+  }
+  float* b_dec = gradient(kBDec).mutable_data_ptr<float>();
+  for (std::int64_t j = 0; j < d_in_; ++j) {
+    b_dec[j] = static_cast<float>(static_cast<double>(b_dec[j]) - through_encoder[j]);
+  }
+  kernels::remove_parallel_component(kExec, n_latents_, d_in_,
+                                     weight(kWDec).const_data_ptr<float>(),
+                                     gradient(kWDec).mutable_data_ptr<float>());
+}
+
+double TopKSae::aux_weight() const {
+  const double scale = std::min(static_cast<double>(n_dead_) / static_cast<double>(aux_k_), 1.0);
+  return config_.aux_coefficient * scale;
+}
+
+Json TopKSae::finish_step(comm::Communicator& comm) {
+  kernels::normalise_rows(kExec, n_latents_, d_in_, weight(kWDec).mutable_data_ptr<float>());
+  firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
+
+  const auto tokens = static_cast<double>(info_.batch_tokens);
+  const double V = mean_squared_input_.const_data_ptr<double>()[0];
+  const double reconstruction_loss = sums_[kErrorSquares] / (tokens * V);
+  double aux_loss = 0;
+  if (has_aux() && aux_denominator_ > 0) {
+    aux_loss = aux_weight() * sums_[kAuxErrorSquares] / aux_denominator_;
+  }
+  double variance = sums_[kInputSquares];
+  for (std::int64_t j = 0; j < d_in_; ++j) {
+    const double sum = sums_[kSums + static_cast<std::size_t>(j)];
+    variance -= sum * sum / tokens;
+  }
+  return Json::object({{"loss", reconstruction_loss + aux_loss},
+                       {"reconstruction_loss", reconstruction_loss},
+                       {"aux_loss", aux_loss},
+                       {"batch_fvu", sums_[kErrorSquares] / variance},
+                       {"l0", sums_[kActive] / tokens},
+                       {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
+}
+
+InferenceSae TopKSae::to_inference(const InputTransform& transform) const {
+  // The decoder rows are unit already, and a common factor 1 / scale on all of them leaves the
+  // selection alone: it moves into the latent activations (b_enc / scale) and out of the rows.
+  InferenceSae out;
+  out.architecture = "topk";
+  out.apply_b_dec_to_input = true;
+  out.k = k_;
+  out.W_enc = weight(kWEnc).clone(at::MemoryFormat::Contiguous);
+  out.W_dec = weight(kWDec).clone();
+  const at::Tensor centre =
+      at::from_blob(const_cast<double*>(transform.centre.data()), {d_in_}, at::kDouble);
+  out.b_enc = (weight(kBEnc).to(at::kDouble) / transform.scale).to(at::kFloat);
+  out.b_dec = (weight(kBDec).to(at::kDouble) / transform.scale + centre).to(at::kFloat);
+  out.metadata["hook_name"] = config_.hook_point;
+  return out;
+}
+
+}  // namespace thresher::sae

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/sparse_decode.h"
+#include "kernels/tree_sum.h"
+#include "sae/firing_history.h"
+#include "sae/training_sae.h"
+
+namespace thresher::sae {
+
+/// TopK with AuxK (docs/variants.md has the formulas). Everything behind the encoder product is
+/// sparse: a lane keeps its k + aux_k chosen (latent, value) pairs a token, and gradients are
+/// summed latent by latent.
+///
+/// W_enc is stored latent-major, [n_latents, d_in]; parameters() shows the transposed view.
+class TopKSae final : public TrainingSae {
+ public:
+  TopKSae(const TopKConfig& config, std::int64_t d_in);
+  const SaeConfig& config() const override { return config_; }
+
+  void initialise(std::uint64_t seed, const at::Tensor& sample) override;
+  void begin_step(const StepInfo& info) override;
+  void forward(std::int64_t lane, const at::Tensor& x) override;
+  void reduce_forward(comm::Communicator& comm) override;
+  void backward(std::int64_t lane) override;
+  void finish_local() override;
+  void finish_gradients() override;
+  Json finish_step(comm::Communicator& comm) override;
+
+  std::vector<Parameter>& parameters() override { return parameters_; }
+  std::vector<std::pair<std::string, at::Tensor>> buffers() override;
+  InferenceSae to_inference(const InputTransform& transform) const override;
+
+ private:
+  /// What one lane keeps between forward and finish_local. The chosen pairs of the main selection
+  /// come first
+  /// ([rows, k]), then those of AuxK ([rows, aux_k]); `residuals` holds the main error and below it
+  /// AuxK's.
+  struct Lane {
+    std::int64_t rows = 0;
+    at::Tensor centred;    // [rows, d_in]  x - b_dec
+    at::Tensor residuals;  // [rows, d_in] or [2 rows, d_in]; backward turns them into gradients
+    std::vector<float> values;  // rows * (k + aux_k), after ReLU
+    std::vector<std::int32_t> indices;
+    std::vector<float> value_gradients;
+    std::vector<std::int64_t> offsets;  // pairs by latent, main before AuxK: [n_latents + 1]
+    std::vector<std::int32_t> pair_slots, input_rows, residual_rows;
+    std::vector<double> sums;  // see kSums in topk_sae.cpp
+  };
+
+  at::Tensor& weight(int parameter) {
+    return parameters_[static_cast<std::size_t>(parameter)].weight;
+  }
+  const at::Tensor& weight(int parameter) const {
+    return parameters_[static_cast<std::size_t>(parameter)].weight;
+  }
+  at::Tensor& gradient(int parameter) {
+    return parameters_[static_cast<std::size_t>(parameter)].gradient;
+  }
+  bool has_aux() const { return aux_k_now_ > 0; }
+  /// What the normalised AuxK error is multiplied by in the loss.
+  double aux_weight() const;
+
+  void select(Lane& lane);
+  void reconstruct(Lane& lane, const at::Tensor& x);
+  void sum_lane(Lane& lane, const at::Tensor& x);
+  void sort_pairs(Lane& lane);
+
+  TopKConfig config_;
+  std::int64_t k_;
+  std::int64_t aux_k_;
+  at::Tensor mean_squared_input_;  // float64 [1]: V of the loss
+  std::vector<Parameter> parameters_;
+  FiringHistory firing_;
+
+  // One step's state.
+  StepInfo info_;
+  std::vector<std::uint8_t> dead_mask_;
+  std::int64_t n_dead_ = 0;
+  std::int64_t aux_k_now_ = 0;   // slots a token of AuxK in this step; 0: inactive
+  at::Tensor pre_acts_, recon_;  // scratch of one lane
+  std::vector<Lane> lanes_;
+  std::vector<double> sums_;  // over the global batch
+  double aux_denominator_ = 0;
+  kernels::LaneTree b_dec_tree_;
+};
+
+}  // namespace thresher::sae
