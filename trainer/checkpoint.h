@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "sae/training_sae.h"
+#include "trainer/step.h"
+
+namespace thresher::trainer {
+
+/// A committed checkpoint of a run. Its content has not been looked at.
+struct CheckpointEntry {
+  std::filesystem::path folder;  // RUN/ckpt/step-00001200
+  std::int64_t step = 0;
+};
+/// In ascending order of step; empty when there is none. Unfinished, removed and set-aside folders
+/// are not among them.
+std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& run_dir);
+
+/// state.json: where a run stood. Holds nothing that depends on ranks, hosts or time.
+struct CheckpointState {
+  std::int64_t step = 0;           // steps completed
+  std::int64_t tokens = 0;         // tokens seen
+  std::int64_t metrics_bytes = 0;  // of RUN/metrics.jsonl at that moment
+  Json identity;                   // what the numbers depend on (trainer/identity.h)
+  Json figures = Json::object();   // the last step's figures, one object an SAE under its name
+};
+
+/// One SAE's share of a checkpoint, by reference.
+struct SaeSlot {
+  std::string name;
+  sae::TrainingSae* sae;
+  std::vector<Moments>* moments;  // nullptr: not wanted (loading only)
+  sae::InputTransform* transform;
+};
+
+/// Writes RUN/ckpt/step-<step> so that after a crash at any point every committed checkpoint is
+/// whole, then removes all but the newest `keep`. `config_yaml` is the resolved experiment. Errors
+/// leave the older checkpoints as they were. For rank 0 alone.
+void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointState& state,
+                      std::span<const SaeSlot> saes, const std::string& config_yaml,
+                      std::int64_t keep);
+
+/// Removes what a killed process left half-written or half-removed in RUN/ckpt.
+void clean_checkpoints(const std::filesystem::path& run_dir);
+/// Renames a damaged checkpoint to damaged-step-..., out of the way of the run that goes on.
+void set_checkpoint_aside(const CheckpointEntry& entry);
+
+/// Compares every file with COMMIT (sizes and SHA-256) and reads state.json. DataError naming the
+/// file and what differs.
+CheckpointState verify_checkpoint(const std::filesystem::path& folder);
+/// Reads weights, buffers, transforms and moments of a verified checkpoint into SAEs of the same
+/// widths. DataError naming a tensor that is missing or has another shape.
+void load_checkpoint(const std::filesystem::path& folder, std::span<const SaeSlot> saes);
+/// Verifies a checkpoint and reads one SAE out of it: weights and buffers into `sae`, which has the
+/// type and widths it was trained with. Returns the transform to hand to `to_inference`.
+sae::InputTransform load_checkpoint_model(const std::filesystem::path& folder,
+                                          const std::string& sae_name, sae::TrainingSae& sae);
+
+}  // namespace thresher::trainer

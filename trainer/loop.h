@@ -1,0 +1,59 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/progress.h"
+#include "trainer/run_directory.h"
+#include "trainer/trained_sae.h"
+#include "trainer/trainer.h"
+
+namespace thresher::trainer {
+
+/// The steps of one call of `train`: from a resumed position to the end, or to a stop.
+class TrainingLoop {
+ public:
+  /// `directory` is nullptr on other ranks than 0. Everything is borrowed.
+  TrainingLoop(const TrainJob& job, activation_cache::ActivationSource& source,
+               comm::Communicator& comm, RunDirectory* directory, std::vector<TrainedSae>& saes,
+               Json identity);
+
+  /// Takes the steps [first_step, n_steps); `is_saved` says that a checkpoint of first_step is on
+  /// disk. Leaves a checkpoint of the last step. Throws StoppedBySignal after saving when any rank
+  /// was asked to stop. Collective.
+  void run(std::int64_t first_step, bool is_saved);
+  std::int64_t step() const { return step_; }
+  std::int64_t tokens() const { return step_ * job_->config.batch_tokens; }
+
+ private:
+  void allocate();
+  void read_batch();
+  /// True when any rank was asked to stop; throws on every rank when one could not read.
+  bool agree_on_flags(const std::exception_ptr& read_error);
+  void take_step();
+  void write_metrics();
+  void write_timing(bool is_last);
+  bool is_checkpoint_due() const;
+  void save();
+  std::string note() const;
+
+  const TrainJob* job_;
+  activation_cache::ActivationSource* source_;
+  comm::Communicator* comm_;
+  RunDirectory* directory_;
+  std::vector<TrainedSae>* saes_;
+  Json identity_;
+  std::int64_t steps_, step_ = 0, saved_step_ = -1;
+  std::int64_t n_lanes_, first_lane_;
+  /// By hook point and local lane, [lane_rows, d_in]; empty where no SAE looks. SAEs of a hook
+  /// point share both: the rows as they came, and room for each one's transform of them.
+  std::vector<std::vector<at::Tensor>> raw_, inputs_;
+  std::chrono::steady_clock::time_point timed_at_;
+  std::int64_t timed_step_ = 0;
+};
+
+}  // namespace thresher::trainer

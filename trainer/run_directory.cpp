@@ -1,0 +1,110 @@
+#include "trainer/run_directory.h"
+
+#include <fcntl.h>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <ctime>
+#include <span>
+
+#include "core/config.h"
+#include "core/log.h"
+#include "core/system_error.h"
+
+namespace thresher::trainer {
+namespace {
+
+std::filesystem::path without_trailing_slash(const std::filesystem::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
+void move_aside(const std::filesystem::path& path) {
+  // Held until the folder has its new name, so that a training inside it is never moved away.
+  const FolderLock lock(path, "train --fresh");
+  for (int n = 1;; ++n) {
+    const std::filesystem::path old = fmt::format("{}.old-{}", path.string(), n);
+    if (rename_no_replace(path, old)) {
+      log_info(fmt::format("{}: the old run is kept as {}", path.string(), old.string()));
+      return;
+    }
+  }
+}
+
+std::filesystem::path prepare(const std::filesystem::path& given, bool fresh) {
+  const std::filesystem::path path = without_trailing_slash(given);
+  if (fresh && std::filesystem::exists(path)) move_aside(path);
+  make_folders(path);
+  return path;
+}
+
+}  // namespace
+
+void write_status(const std::filesystem::path& run_dir, const RunStatus& status) {
+  Json json = Json::object({{"state", status.state},
+                            {"stage", status.stage},
+                            {"step", status.step},
+                            {"steps", status.steps},
+                            {"tokens", status.tokens}});
+  if (status.exit_code) json["exit_code"] = static_cast<int>(*status.exit_code);
+  if (!status.message.empty()) json["message"] = status.message;
+  json["ranks"] = status.ranks;
+  json["host"] = host_name();
+  json["pid"] = static_cast<std::int64_t>(getpid());
+  json["time"] = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+  write_file_atomically(run_dir / "status.json", json.dump(2) + "\n");
+}
+
+std::filesystem::path sae_folder(const std::filesystem::path& run_dir,
+                                 const std::string& sae_name) {
+  return run_dir / "sae" / sae_name;
+}
+
+JsonLines::JsonLines(const std::filesystem::path& path)
+    : path_(path),
+      file_(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666)) {
+  if (!file_) throw_system_error(path_, "open", errno);
+  bytes_ = static_cast<std::int64_t>(thresher::file_size(path_));
+}
+
+void JsonLines::append(const Json::Array& lines) {
+  std::string text;
+  for (const Json& line : lines) {
+    text += line.dump();
+    text += '\n';
+  }
+  write_all(file_, std::as_bytes(std::span(text)), path_);
+  bytes_ += static_cast<std::int64_t>(text.size());
+}
+
+void JsonLines::truncate(std::int64_t bytes) {
+  std::byte last{'\n'};
+  if (bytes > bytes_) {
+    throw DataError(fmt::format("{}: {} bytes, the checkpoint was written after {}", path_.string(),
+                                bytes_, bytes),
+                    "the file as the run left it", "restore it, or start over with --fresh");
+  }
+  if (bytes > 0) read_at(file_, static_cast<std::uint64_t>(bytes - 1), {&last, 1}, path_);
+  if (last != std::byte{'\n'}) {
+    throw DataError(fmt::format("{}: no line ends at byte {}, where the checkpoint was written",
+                                path_.string(), bytes),
+                    "the file as the run left it", "restore it, or start over with --fresh");
+  }
+  if (ftruncate(file_.get(), bytes) != 0) throw_system_error(path_, "truncate", errno);
+  bytes_ = bytes;
+}
+
+void JsonLines::sync() { sync_file(file_, path_); }
+
+RunDirectory::RunDirectory(std::filesystem::path path, bool fresh)
+    : path_(prepare(path, fresh)),
+      lock_(path_, "train"),
+      metrics_(path_ / "metrics.jsonl"),
+      timing_(path_ / "timing.jsonl") {}
+
+void RunDirectory::write_config(const Json& resolved) {
+  write_file_atomically(path_ / "config.resolved.yaml", to_yaml(resolved));
+}
+
+}  // namespace thresher::trainer
