@@ -1,0 +1,18 @@
+#pragma once
+
+#include "cli/options.h"
+
+namespace thresher::cli {
+
+// One function a subcommand, each in its own cmd_*.cpp: adds the subcommand to `app` and sets
+// `action` when it is the one that was called.
+void add_run(CLI::App& app, Action& action);
+void add_harvest(CLI::App& app, Action& action);
+void add_cache(CLI::App& app, Action& action);
+void add_train(CLI::App& app, Action& action);
+void add_eval(CLI::App& app, Action& action);
+void add_config(CLI::App& app, Action& action);
+void add_bench(CLI::App& app, Action& action);
+void add_version(CLI::App& app, Action& action);
+
+}  // namespace thresher::cli

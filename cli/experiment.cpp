@@ -1,0 +1,282 @@
+#include "cli/experiment.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+#include "core/files.h"
+
+namespace thresher::cli {
+namespace {
+
+const std::vector<std::string> kSections = {"schema", "run",   "corpus",     "host_model", "cache",
+                                            "sae",    "train", "evaluation", "comm"};
+
+/// The section's map, or an empty one that stands for the whole file in messages.
+ConfigNode section_or_empty(const ConfigNode& root, const std::string& name) {
+  if (const ConfigNode* node = root.find(name)) return *node;
+  ConfigNode empty;
+  empty.kind = ConfigNode::Kind::kMap;
+  empty.file = root.file;
+  return empty;
+}
+
+template <class Section>
+void read_section(const ConfigNode& root, const std::string& name, Section& section) {
+  const ConfigNode node = section_or_empty(root, name);
+  ConfigReader reader(&node, name);
+  section.declare(reader);
+  reader.finish();
+}
+
+/// Runs a check that knows nothing of places and puts the place of `node` before what it throws.
+void check_at(const ConfigNode& node, const std::function<void()>& check) {
+  try {
+    check();
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("{}: {}", node.where(), error.what()));
+  }
+}
+
+void check_sections(const ConfigNode& root) {
+  for (const auto& [key, value] : root.members) {
+    if (std::find(kSections.begin(), kSections.end(), key.text) != kSections.end()) continue;
+    const std::string nearest = nearest_name(key.text, kSections);
+    throw ConfigError(fmt::format("{}: unknown section {}", key.where(), key.text.substr(0, 60)),
+                      fmt::format("one of {}", fmt::join(kSections, ", ")),
+                      nearest.empty() ? "" : fmt::format("did you mean {}?", nearest));
+  }
+  const ConfigNode* schema = root.find("schema");
+  if (schema == nullptr) {
+    throw ConfigError(root.file + ": schema is missing", "schema: 1",
+                      "write `schema: 1` as the first line");
+  }
+  if (schema->kind != ConfigNode::Kind::kScalar || schema->text != "1") {
+    throw ConfigError(
+        fmt::format("{}: schema = {} is not known", schema->where(),
+                    schema->kind == ConfigNode::Kind::kScalar ? schema->text.substr(0, 60)
+                                                              : std::string("[...]")),
+        "schema: 1");
+  }
+}
+
+void read_run(const ConfigNode& root, RunConfig& run) {
+  const ConfigNode node = section_or_empty(root, "run");
+  ConfigReader reader(&node, "run");
+  run.declare(reader);
+  reader.finish();
+  if (!is_safe_file_name(run.name)) {
+    reader.fail("name", fmt::format("= {} cannot name a folder", Json(run.name).dump()),
+                "1 to 128 letters, digits, '.', '_' or '-', not starting with '.' or '-'");
+  }
+  if (run.device != "cpu") {
+    const ConfigNode* device = node.find("device");
+    throw DeviceError(
+        fmt::format("{}: run.device = {} cannot train: this version trains on the CPU",
+                    device == nullptr ? node.where() : device->where(), run.device),
+        "run.device: cpu");
+  }
+}
+
+/// An entry without a name takes its type's.
+ConfigNode with_name(ConfigNode entry) {
+  const ConfigNode* type = entry.find("type");
+  if (entry.kind == ConfigNode::Kind::kMap && entry.find("name") == nullptr && type != nullptr) {
+    ConfigNode key = *type;
+    key.text = "name";
+    ConfigNode value = *type;
+    entry.members.emplace_back(std::move(key), std::move(value));
+  }
+  return entry;
+}
+
+void read_saes(const ConfigNode& root, Experiment& experiment) {
+  const ConfigNode* node = root.find("sae");
+  if (node == nullptr) return;
+  const bool is_list = node->kind == ConfigNode::Kind::kList;
+  std::vector<ConfigNode> entries = is_list ? node->items : std::vector<ConfigNode>{*node};
+  if (entries.empty())
+    throw ConfigError(node->where() + ": sae is an empty list", "one SAE or more");
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const std::string path = is_list ? fmt::format("sae[{}]", i) : "sae";
+    const ConfigNode entry = with_name(std::move(entries[i]));
+    std::unique_ptr<sae::SaeConfig> config = sae::read_sae_config(entry, path);
+    const ConfigReader place(&entry, path);
+    for (const auto& other : experiment.saes) {
+      if (other->name == config->name) {
+        place.fail("name", fmt::format("= {} is taken by another SAE", config->name),
+                   "one name for each SAE", "a `name:` in every entry tells them apart");
+      }
+    }
+    const std::vector<std::string>& harvested = experiment.cache.hook_points;
+    if (std::find(harvested.begin(), harvested.end(), config->hook_point) == harvested.end()) {
+      const std::string nearest = nearest_name(config->hook_point, harvested);
+      place.fail("hook_point", fmt::format("= {} is not in cache.hook_points", config->hook_point),
+                 fmt::format("one of {}", fmt::join(harvested, ", ")),
+                 nearest.empty() ? "" : fmt::format("did you mean {}?", nearest));
+    }
+    experiment.saes.push_back(std::move(config));
+    experiment.sae_places.push_back(entry.where());
+  }
+}
+
+void check_hook_points(const ConfigNode& root, const activation_cache::CacheConfig& cache) {
+  const ConfigNode section = section_or_empty(root, "cache");
+  const ConfigNode* list = section.find("hook_points");
+  for (std::size_t i = 0; i < cache.hook_points.size(); ++i) {
+    const std::string& name = cache.hook_points[i];
+    const ConfigNode& place = list != nullptr && i < list->items.size() ? list->items[i] : section;
+    check_at(place, [&] { host_model::HookPoint::parse(name); });
+    for (std::size_t j = 0; j < i; ++j) {
+      if (cache.hook_points[j] == name) {
+        throw ConfigError(
+            fmt::format("{}: cache.hook_points[{}] = {} is there twice", place.where(), i, name));
+      }
+    }
+  }
+}
+
+void check_ranks(const ConfigNode& root, const comm::CommConfig& comm) {
+  const ConfigNode section = section_or_empty(root, "comm");
+  if (comm.ranks > 1 && comm.backend != "threads" && comm.backend != "auto") {
+    ConfigReader(&section, "comm")
+        .fail("ranks",
+              fmt::format("= {} has no use with comm.backend: {}", comm.ranks, comm.backend),
+              comm.backend == "mpi" ? "the number of ranks comes from mpirun or srun" : "",
+              "comm.backend: threads runs several ranks in one process");
+  }
+}
+
+}  // namespace
+
+void RunConfig::declare(FieldVisitor& fields) {
+  fields.field("name", name,
+               {.help = "The run's folder inside `dir`; letters, digits, '.', '_' and '-'.",
+                .is_required = true});
+  fields.field("dir", dir, {.help = "Folder of run directories."});
+  fields.field(
+      "seed", seed,
+      {.help = "Decides document order, row order, initial weights and baselines.", .min = 0});
+  fields.field("device", device,
+               {.help = "Where the maths runs; this version trains on the CPU.",
+                .choices = {"cpu", "cuda"}});
+  fields.field("threads", threads,
+               {.help = "Threads a rank; auto: the cores of the host divided by its ranks, and one "
+                        "for the ranks of comm.backend: threads.",
+                .min = 1,
+                .max = 1024});
+}
+
+Experiment read_experiment(const ConfigNode& root, Purpose purpose) {
+  check_sections(root);
+  Experiment experiment;
+  read_run(root, experiment.run);
+  read_section(root, "corpus", experiment.corpus);
+  read_section(root, "host_model", experiment.host_model);
+  read_section(root, "cache", experiment.cache);
+  check_hook_points(root, experiment.cache);
+  read_saes(root, experiment);
+  if (experiment.saes.empty() && purpose == Purpose::kWhole) {
+    throw ConfigError(root.file + ": sae is missing", "a section `sae` with at least one SAE");
+  }
+  if (purpose == Purpose::kWhole || root.find("train") != nullptr) {
+    read_section(root, "train", experiment.train);
+    const ConfigNode section = section_or_empty(root, "train");
+    check_at(section, [&] { experiment.train.validate(); });
+  }
+  read_section(root, "evaluation", experiment.evaluation);
+  read_section(root, "comm", experiment.comm);
+  check_ranks(root, experiment.comm);
+  return experiment;
+}
+
+Experiment load_experiment(const std::filesystem::path& path,
+                           const std::vector<std::string>& overrides, Purpose purpose) {
+  ConfigNode root = parse_config_file(path);
+  for (const std::string& text : overrides) apply_override(root, text);
+  return read_experiment(root, purpose);
+}
+
+namespace {
+
+template <class Section>
+Json written(Section section) {
+  ConfigWriter writer;
+  section.declare(writer);
+  return writer.json();
+}
+
+template <class Section>
+SectionDescription described(const std::string& name, const std::string& help, Section section) {
+  FieldCollector collector;
+  section.declare(collector);
+  return {name, name, "", help, collector.fields()};
+}
+
+}  // namespace
+
+Json Experiment::resolved() const {
+  Json list = Json::array();
+  for (const auto& config : saes) {
+    ConfigWriter writer;
+    config->declare(writer);
+    list.push_back(writer.json());
+  }
+  return Json::object({{"schema", 1},
+                       {"run", written(run)},
+                       {"corpus", written(corpus)},
+                       {"host_model", written(host_model)},
+                       {"cache", written(cache)},
+                       {"sae", std::move(list)},
+                       {"train", written(train)},
+                       {"evaluation", written(evaluation)},
+                       {"comm", written(comm)}});
+}
+
+trainer::TrainJob Experiment::train_job(bool fresh) const {
+  trainer::TrainJob job;
+  job.config = train;
+  // The job owns its configs; reading them back from the resolved form copies any variant.
+  const ConfigNode list = parse_config(to_yaml(resolved()), "resolved configuration");
+  for (const ConfigNode& entry : list.find("sae")->items) {
+    job.saes.push_back(sae::read_sae_config(entry, "sae"));
+  }
+  job.run_dir = run_dir();
+  job.seed = seed();
+  job.resolved_config = resolved();
+  job.export_metadata =
+      Json::object({{"model_name", std::filesystem::path(host_model.weights).stem().string()},
+                    {"context_size", corpus.context_tokens},
+                    {"dataset_path", fmt::format("{}", fmt::join(corpus.paths, ", "))},
+                    {"prepend_bos", corpus.prepend_bos != "never"}});
+  job.fresh = fresh;
+  return job;
+}
+
+std::vector<SectionDescription> describe_sections() {
+  std::vector<SectionDescription> out;
+  out.push_back(described("run", "The run: its name, folder, seed and machine.", RunConfig{}));
+  out.push_back(
+      described("corpus", "The text and how it is cut into contexts.", corpus::CorpusConfig{}));
+  out.push_back(described("host_model", "The transformer whose activations are read.",
+                          host_model::HostModelConfig{}));
+  out.push_back(described("cache", "The activations on disk.", activation_cache::CacheConfig{}));
+  for (const std::string& type : sae::sae_types()) {
+    std::unique_ptr<sae::SaeConfig> config = sae::default_sae_config(type);
+    FieldCollector collector;
+    config->declare(collector);
+    out.push_back({fmt::format("sae (type: {})", type), "sae", type,
+                   "One SAE, or a list of them trained over one stream.", collector.fields()});
+  }
+  out.push_back(described("train", "Training. Lengths are in tokens over all ranks.",
+                          trainer::TrainConfig{}));
+  out.push_back(
+      described("evaluation", "Measuring on held-out text.", evaluation::EvaluationConfig{}));
+  out.push_back(described("comm", "How ranks reach each other.", comm::CommConfig{}));
+  return out;
+}
+
+}  // namespace thresher::cli

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "activation_cache/cache.h"
+#include "comm/communicator.h"
+#include "core/config.h"
+#include "core/json.h"
+#include "corpus/corpus.h"
+#include "evaluation/evaluation.h"
+#include "host_model/host_model.h"
+#include "sae/sae_config.h"
+#include "trainer/train_config.h"
+#include "trainer/trainer.h"
+
+namespace thresher::cli {
+
+/// Section `run` of an experiment.
+struct RunConfig {
+  std::string name;
+  std::string dir = "runs";
+  std::int64_t seed = 42;
+  std::string device = "cpu";
+  std::optional<std::int64_t> threads;  // a rank; auto: this host's cores over its ranks
+  void declare(FieldVisitor& fields);
+};
+
+/// A whole experiment file. Relative paths are relative to the working directory.
+struct Experiment {
+  RunConfig run;
+  corpus::CorpusConfig corpus;
+  host_model::HostModelConfig host_model;
+  activation_cache::CacheConfig cache;
+  std::vector<std::unique_ptr<sae::SaeConfig>> saes;
+  std::vector<std::string> sae_places;  // "configs/a.yaml:26:3", one an SAE, for messages
+  trainer::TrainConfig train;
+  evaluation::EvaluationConfig evaluation;
+  comm::CommConfig comm;
+
+  std::filesystem::path run_dir() const { return std::filesystem::path(run.dir) / run.name; }
+  std::uint64_t seed() const { return static_cast<std::uint64_t>(run.seed); }
+  /// Every field with its value, `sae` always as a list: what config.resolved.yaml holds.
+  Json resolved() const;
+  /// The part of it that training needs. `fresh` starts over in a new run directory.
+  trainer::TrainJob train_job(bool fresh) const;
+};
+
+/// What an experiment is read for: harvesting alone needs no `sae` and no `train` section (they are
+/// checked where they are there).
+enum class Purpose { kWhole, kHarvest };
+
+/// Reads, overrides and checks an experiment file, everything that can be checked without opening
+/// another file. ConfigError with file:line:column; UsageError for a malformed override;
+/// DeviceError for a device that cannot train.
+Experiment load_experiment(const std::filesystem::path& path,
+                           const std::vector<std::string>& overrides,
+                           Purpose purpose = Purpose::kWhole);
+Experiment read_experiment(const ConfigNode& root, Purpose purpose);
+
+/// One section of the file as documentation sees it.
+struct SectionDescription {
+  std::string name;      // "train"; a variant of an SAE is "sae (type: topk)"
+  std::string key;       // "train"; "sae"
+  std::string sae_type;  // of a variant
+  std::string help;
+  std::vector<FieldDescription> fields;
+};
+/// In the order of the file, one entry a variant for `sae`.
+std::vector<SectionDescription> describe_sections();
+
+}  // namespace thresher::cli

@@ -1,0 +1,149 @@
+#include "cli/ranks.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <thread>
+
+#include "core/console.h"
+#include "core/log.h"
+#include "core/stop_signal.h"
+#include "core/system_error.h"
+
+namespace thresher::cli {
+
+Failure describe_failure(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& known) {
+    return {known.code(), known.what()};
+  } catch (const c10::Error& torch) {
+    const std::string text = torch.what_without_backtrace();
+    if (text.find("allocate memory") != std::string::npos) {
+      return {ExitCode::kInternal,
+              fmt::format("out of memory: {}\n  hint: fewer ranks on this host, a smaller "
+                          "train.batch_tokens or fewer latents need less",
+                          text.substr(0, text.find('\n')))};
+    }
+    return {ExitCode::kInternal, fmt::format("in LibTorch: {}\n  hint: this is a bug in Thresher, "
+                                             "please report it with these lines",
+                                             text)};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::kInternal,
+            "out of memory\n  hint: fewer ranks on this host or a smaller configuration need less"};
+  } catch (const std::exception& unknown) {
+    return {ExitCode::kInternal,
+            fmt::format("{}\n  hint: this is a bug in Thresher, please report it with this line",
+                        unknown.what())};
+  }
+}
+
+void print_failure(const Failure& failure) {
+  const bool is_stop = failure.code == ExitCode::kStopped;
+  console_print(fmt::format("{}: {}\n", is_stop ? "stopped" : "error", failure.message));
+}
+
+namespace {
+
+/// Several ranks often fail together, one because of another. Rank 0 speaks at once; the others let
+/// it, and speak only if they are still alive.
+void wait_for_rank_0() {
+  for (int i = 0; i < 100 && !stop_requested(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+void run_mpi(double timeout_seconds, const std::function<void(comm::Communicator&)>& work,
+             const FailureHook& on_failure) {
+  const comm::MpiEnvironment environment;
+  const std::unique_ptr<comm::Communicator> comm = comm::make_mpi_communicator(timeout_seconds);
+  set_log_rank(comm->rank(), comm->world_size());
+  try {
+    work(*comm);
+  } catch (const StoppedBySignal&) {
+    throw;
+  } catch (...) {
+    if (comm->world_size() == 1) throw;
+    Failure failure = describe_failure(std::current_exception());
+    if (!comm->is_root()) {
+      wait_for_rank_0();
+      if (failure.message.rfind("rank ", 0) != 0) {
+        failure.message = fmt::format("rank {}: {}", comm->rank(), failure.message);
+      }
+      if (on_failure) on_failure(failure, comm->rank(), comm->world_size());
+    }
+    print_failure(failure);
+    comm::MpiEnvironment::abort(static_cast<int>(failure.code));
+  }
+}
+
+struct HostCores {
+  std::array<char, 256> host{};
+  cpu_set_t cores{};
+};
+
+HostCores this_rank_cores() {
+  HostCores mine;
+  const std::string name = host_name();
+  std::memcpy(mine.host.data(), name.data(), std::min(name.size(), mine.host.size() - 1));
+  CPU_ZERO(&mine.cores);
+  if (sched_getaffinity(0, sizeof(mine.cores), &mine.cores) != 0) CPU_SET(0, &mine.cores);
+  return mine;
+}
+
+/// The launcher may have bound each rank to its own cores or left all to everyone: a rank gets an
+/// equal share of the cores that the host's ranks may use together, within its own.
+int automatic_threads(comm::Communicator& comm) {
+  const HostCores mine = this_rank_cores();
+  const auto everyone = comm.all_gather(std::as_bytes(std::span(&mine, 1)), "cores of each rank");
+  HostCores together = mine;
+  int ranks_on_host = 0;
+  for (const std::vector<std::byte>& bytes : everyone) {
+    HostCores other;
+    THRESHER_CHECK(bytes.size() == sizeof(other), "a rank sent another size");
+    std::memcpy(&other, bytes.data(), sizeof(other));
+    if (other.host != mine.host) continue;
+    ++ranks_on_host;
+    CPU_OR(&together.cores, &together.cores, &other.cores);
+  }
+  const int share = CPU_COUNT(&together.cores) / ranks_on_host;
+  return std::max(1, std::min(share, CPU_COUNT(&mine.cores)));
+}
+
+}  // namespace
+
+void with_ranks(const comm::CommConfig& config,
+                const std::function<void(comm::Communicator&)>& work,
+                const FailureHook& on_failure) {
+  const bool is_mpi =
+      config.backend == "mpi" || (config.backend == "auto" && comm::is_launched_by_mpi());
+  const bool is_threads =
+      config.backend == "threads" || (config.backend == "auto" && config.ranks > 1);
+  if (is_mpi) {
+    run_mpi(config.timeout_seconds, work, on_failure);
+  } else if (is_threads) {
+    comm::run_thread_ranks(static_cast<int>(config.ranks), config.timeout_seconds, work);
+  } else {
+    work(*comm::make_self_communicator());
+  }
+}
+
+int set_threads(std::optional<std::int64_t> threads, comm::Communicator& comm) {
+  int count = 1;
+  if (threads) {
+    count = static_cast<int>(*threads);
+  } else if (comm.backend() != "threads") {
+    count = automatic_threads(comm);
+  }
+  at::set_num_threads(count);
+  return count;
+}
+
+}  // namespace thresher::cli

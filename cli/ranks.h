@@ -1,0 +1,38 @@
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/error.h"
+
+namespace thresher::cli {
+
+/// What a person and a launcher are told about an exception.
+struct Failure {
+  ExitCode code = ExitCode::kInternal;
+  std::string message;  // whole, "error: " not included
+};
+Failure describe_failure(const std::exception_ptr& error);
+/// Prints "error: <message>" once to stderr ("stopped: ..." for StoppedBySignal).
+void print_failure(const Failure& failure);
+
+/// Called on a rank other than 0 that fails alone, before it ends the job.
+using FailureHook = std::function<void(const Failure& failure, int rank, int world_size)>;
+
+/// Runs `work` on every rank that `config` and the launcher ask for: this process alone, threads of
+/// it, or the MPI world; auto is mpi under mpirun or srun, threads if comm.ranks exceeds 1, else
+/// self. An error of one of several MPI ranks is printed and ends all of them with its exit code,
+/// so that nobody waits for a dead rank; StoppedBySignal, which all ranks throw together, passes
+/// through.
+void with_ranks(const comm::CommConfig& config,
+                const std::function<void(comm::Communicator&)>& work,
+                const FailureHook& on_failure = {});
+
+/// Sets the threads that this rank's maths uses: `threads`, or the cores that the host's ranks may
+/// use divided among them, or one for a rank that is itself a thread. Collective.
+int set_threads(std::optional<std::int64_t> threads, comm::Communicator& comm);
+
+}  // namespace thresher::cli

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "activation_cache/activation_source.h"
+#include "activation_cache/harvest/harvest.h"
+#include "cli/experiment.h"
+#include "cli/options.h"
+#include "comm/communicator.h"
+#include "core/json.h"
+#include "corpus/corpus.h"
+#include "host_model/host_model.h"
+#include "trainer/trainer.h"
+
+namespace thresher::cli {
+
+/// What harvest and evaluation read: the text, its tokenizer and the host model. One a rank.
+struct Inputs {
+  std::unique_ptr<corpus::Tokenizer> tokenizer;
+  std::unique_ptr<corpus::Corpus> corpus;
+  std::unique_ptr<host_model::HostModel> model;
+};
+
+/// All stages are collective and print what they need before they start (rank 0, to stderr).
+Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm);
+
+/// What can be checked of the SAEs once the model's width is known, before hours of harvest: k
+/// against the dictionary size and the like. ConfigError with the entry's place.
+void check_saes(const Experiment& experiment, const host_model::HostModel& model);
+/// ConfigError unless the ranks divide the lanes.
+void check_rank_count(const Experiment& experiment, const comm::Communicator& comm);
+
+activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inputs& inputs,
+                                              comm::Communicator& comm);
+trainer::TrainResult train_stage(const Experiment& experiment, bool fresh,
+                                 comm::Communicator& comm);
+/// Measures RUN/sae/* with their baselines, writes RUN/evaluation.json (rank 0) and returns it.
+Json evaluate_stage(const Experiment& experiment, const std::filesystem::path& run_dir,
+                    Inputs& inputs, comm::Communicator& comm);
+
+/// Runs `work` on every rank of an experiment that writes a run directory; a failure is told in
+/// RUN/status.json. `stage` is what the job does first, updated by `work` as it goes on.
+void run_job(const Experiment& experiment, const std::string& stage,
+             const std::function<void(comm::Communicator&)>& work);
+
+Json result_json(const activation_cache::HarvestResult& result);
+Json result_json(const trainer::TrainResult& result);
+
+}  // namespace thresher::cli
