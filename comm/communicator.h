@@ -14,14 +14,16 @@
 
 namespace thresher::comm {
 
-/// The group of ranks that work on one job. Every call is collective: all ranks make the same calls in the same
-/// order with the same sizes. Each call has a deadline; a rank that does not arrive ends the job with CommError
-/// (exit 70) naming the call, its sequence number and the missing rank. One object belongs to one thread.
+/// The group of ranks that work on one job. Every call is collective: all ranks make the same calls
+/// in the same order with the same sizes. Each call has a deadline; a rank that does not arrive
+/// ends the job with CommError (exit 70) naming the call, its sequence number and the missing rank.
+/// One object belongs to one thread.
 ///
-/// Sums are deterministic: with a power-of-two number of ranks, `all_reduce_sum` adds along the binary tree over
-/// ranks (rank XOR 1, XOR 2, XOR 4, ...), so that ranks which own contiguous subtrees of a fixed set of lanes
-/// produce the bits of one rank that owns all lanes (docs/determinism.md). With another number of ranks the
-/// values are gathered and added in the same tree padded with nothing: right, but not lane-equivalent.
+/// Sums are deterministic: with a power-of-two number of ranks, `all_reduce_sum` adds along the
+/// binary tree over ranks (rank XOR 1, XOR 2, XOR 4, ...), so that ranks which own contiguous
+/// subtrees of a fixed set of lanes produce the bits of one rank that owns all lanes
+/// (docs/determinism.md). With another number of ranks the values are gathered and added in the
+/// same tree padded with nothing: right, but not lane-equivalent.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -37,28 +39,66 @@ class Communicator {
   void all_reduce_max(std::span<std::int64_t> values, std::string_view what);
   void all_reduce_min(std::span<std::int64_t> values, std::string_view what);
   /// Every rank's bytes, in rank order; lengths may differ.
-  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine, std::string_view what);
+  std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
+                                                 std::string_view what);
   /// Root's bytes to everyone; the others' argument is replaced.
   void broadcast(std::vector<std::byte>& bytes, int root, std::string_view what);
   void barrier(std::string_view what);
 
-  /// Throws the same Error on every rank if any rank passes one: the lowest failing rank's message and exit
-  /// code, prefixed with its rank. Lets one rank's failure end all ranks in an orderly way.
+  /// Runs `work` and throws the same Error on every rank if it threw on any: the lowest failing
+  /// rank's message and exit code, prefixed with its rank. Lets one rank's failure end all ranks in
+  /// an orderly way. `work` must not communicate. In a world of one the exception passes through
+  /// unchanged.
   void agree(const std::function<void()>& work, std::string_view what);
 
  protected:
-  /// The primitives a backend provides: exchange equal or unequal byte counts with a peer, both directions at once.
-  virtual void send_receive(int peer, std::span<const std::byte> send, std::span<std::byte> receive,
-                            std::string_view what) = 0;
+  /// The call in progress, as errors describe it.
+  struct Call {
+    std::string operation;  // "all_reduce"
+    std::uint64_t sequence = 0;
+    std::string what;
+    std::uint64_t bytes = 0;
+  };
+
+  /// The primitives a backend provides. `send_receive` exchanges equal or unequal byte counts with
+  /// a peer, both directions at once; an empty span is a direction without a message, and both
+  /// sides know which. It throws through `fail_timeout` when the peer does not take part in time.
+  virtual void send_receive(int peer, std::span<const std::byte> send,
+                            std::span<std::byte> receive) = 0;
+  /// Called when a call begins, before anything is sent.
+  virtual void enter(const Call& /*call*/) {}
+  /// Ranks known not to have begun the call in progress; empty if the backend cannot tell.
+  virtual std::vector<int> missing_ranks() { return {}; }
+
+  const Call& call() const { return call_; }
+  [[noreturn]] void fail_timeout(int peer, double waited_seconds);
+  /// "rank 2 of 8 (host n1, pid 4711)"
+  std::string identity() const;
 
  private:
+  bool begin(std::string_view operation, std::string_view what, std::uint64_t bytes,
+             std::int64_t argument);
+  void end();
+  void handshake(std::int64_t argument);
+  void compare_call(int peer, std::int64_t argument);
+  void broadcast_bytes(std::vector<std::byte>& bytes, int root);
   template <class T, class Combine>
-  void all_reduce(std::span<T> values, std::string_view what, Combine combine);
+  void all_reduce(std::span<T> values, std::string_view operation, std::string_view what,
+                  Combine combine);
+  template <class T, class Combine>
+  void reduce_pairwise(std::span<T> values, Combine combine);
+  template <class T, class Combine>
+  void reduce_at_root(std::span<T> values, Combine combine);
+
+  Call call_;
+  std::uint64_t sequence_ = 0;
+  bool is_unusable_ = false;  // a call was left by an error
 };
 
+/// Section `comm` of an experiment.
 struct CommConfig {
-  std::string backend = "auto";                // auto | self | threads | mpi
-  std::int64_t ranks = 1;                      // of the threads backend
+  std::string backend = "auto";  // auto | self | threads | mpi
+  std::int64_t ranks = 1;        // of the threads backend
   double timeout_seconds = 60;
   void declare(FieldVisitor& fields);
 };
@@ -66,22 +106,27 @@ struct CommConfig {
 /// World of one.
 std::unique_ptr<Communicator> make_self_communicator();
 
-/// Runs `work(rank's communicator)` on `ranks` threads of this process and rethrows the first error (lowest rank).
-/// A rank that throws wakes the others with CommError.
-void run_thread_ranks(int ranks, double timeout_seconds, const std::function<void(Communicator&)>& work);
+/// Runs `work(rank's communicator)` on `ranks` threads of this process and rethrows the first error
+/// (lowest rank). A rank that throws wakes the others with CommError.
+void run_thread_ranks(int ranks, double timeout_seconds,
+                      const std::function<void(Communicator&)>& work);
 
-/// True when the process was started by mpirun or srun (looks at OMPI_COMM_WORLD_SIZE, PMI_SIZE, PMIX_RANK,
-/// SLURM_STEP_NUM_TASKS only together with a PMI variable).
+/// True when the process was started by mpirun or srun (looks at OMPI_COMM_WORLD_SIZE, PMI_SIZE,
+/// PMIX_RANK, SLURM_STEP_NUM_TASKS only together with a PMI variable).
 bool is_launched_by_mpi();
 
-/// MPI_Init_thread(MPI_THREAD_MULTIPLE) on construction, MPI_Finalize on destruction; at most one a process.
-/// `abort` ends all ranks with `code` (MPI_Abort) and is safe from any thread.
+/// MPI_Init_thread(MPI_THREAD_MULTIPLE) on construction, MPI_Finalize on destruction; at most one a
+/// process. `abort` ends all ranks with `code` (MPI_Abort) and is safe from any thread.
 class MpiEnvironment {
  public:
   MpiEnvironment();
   ~MpiEnvironment();
   MpiEnvironment(const MpiEnvironment&) = delete;
   [[noreturn]] static void abort(int code);
+
+ private:
+  int uncaught_exceptions_;  // when it was made: an error on the way out must not wait in
+                             // MPI_Finalize
 };
 /// A duplicate of MPI_COMM_WORLD. Needs a living MpiEnvironment.
 std::unique_ptr<Communicator> make_mpi_communicator(double timeout_seconds);
