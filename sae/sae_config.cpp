@@ -22,8 +22,7 @@ void declare_type(FieldVisitor& fields, std::string& type) {
 void SaeConfig::declare(FieldVisitor& fields) {
   fields.field("name", name,
                {.help = "Names the SAE in the run directory and in tables; letters, digits, '.', "
-                        "'_' and '-'.",
-                .is_required = true});
+                        "'_' and '-'. Left out: its type."});
   fields.field("hook_point", hook_point,
                {.help = "Whose activations it is trained on, e.g. blocks.14.hook_resid_post.",
                 .is_required = true});
@@ -86,6 +85,7 @@ std::unique_ptr<SaeConfig> read_sae_config(const ConfigNode& node, const std::st
   ConfigReader reader(&node, path);
   config->declare(reader);
   reader.finish();
+  if (config->name.empty()) config->name = type;
   if (!is_safe_file_name(config->name)) {
     reader.fail("name", fmt::format("= {} cannot name a folder", Json(config->name).dump()),
                 "1 to 128 letters, digits, '.', '_' or '-', not starting with '.' or '-'");
