@@ -28,8 +28,13 @@ foreach(library c10 torch_cpu)
   set_target_properties(thresher_${library} PROPERTIES IMPORTED_LOCATION "${THRESHER_LIB_${library}}")
 endforeach()
 add_library(thresher_torch INTERFACE)
-target_include_directories(thresher_torch SYSTEM INTERFACE
-  "${THRESHER_TORCH_INCLUDE}" "${THRESHER_TORCH_INCLUDE}/torch/csrc/api/include")
+# The wheel's include folder also holds its own fmt, of another version than the system's that is linked here;
+# only the parts that ATen's headers need are made visible.
+file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/torch_include")
+foreach(part ATen c10 torch)
+  file(CREATE_LINK "${THRESHER_TORCH_INCLUDE}/${part}" "${PROJECT_BINARY_DIR}/torch_include/${part}" SYMBOLIC)
+endforeach()
+target_include_directories(thresher_torch SYSTEM INTERFACE "${PROJECT_BINARY_DIR}/torch_include")
 # --no-as-needed: operators are registered by static initialisers that no symbol of ours refers to.
 target_link_libraries(thresher_torch INTERFACE -Wl,--no-as-needed thresher_torch_cpu thresher_c10 -Wl,--as-needed)
 target_compile_definitions(thresher_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
