@@ -1,0 +1,46 @@
+#include "activation_cache/cache.h"
+
+namespace thresher::activation_cache {
+
+void CacheConfig::declare(FieldVisitor& fields) {
+  fields.field(
+      "dir", dir,
+      {.help = "Folder of the activation cache. A cache with the same identity is continued or "
+               "reused; one with another identity is refused.",
+       .is_required = true});
+  fields.field("hook_points", hook_points,
+               {.help = "Where in the host model activations are read, as TransformerLens names: "
+                        "hook_embed, blocks.L.hook_resid_pre, blocks.L.hook_resid_mid, "
+                        "blocks.L.hook_resid_post, blocks.L.hook_attn_out, blocks.L.hook_mlp_out, "
+                        "ln_final.hook_normalized. Several are harvested in one pass and share "
+                        "their rows.",
+                .is_required = true});
+  fields.field(
+      "dtype", dtype,
+      {.help = "Element type on disk. float16 keeps three more bits than bfloat16 but holds "
+               "no value above 65504; an overflow is an error.",
+       .choices = {"bfloat16", "float16", "float32"}});
+  fields.field(
+      "unit_tokens", unit_tokens,
+      {.help = "Tokens of one work unit, that is of one shard file; rounded down to whole "
+               "contexts. A rank holds one unit in memory; a stop loses at most one a rank.",
+       .unit = "tokens",
+       .min = 1,
+       .max = 2147483648.0});
+  fields.field("drop_first_positions", drop_first_positions,
+               {.help = "Positions dropped at the start of each document's piece in a context. The "
+                        "first one is an attention sink with a norm hundreds of times the median.",
+                .unit = "tokens",
+                .min = 0,
+                .max = 16777216.0});
+  fields.field("drop_special_tokens", drop_special_tokens,
+               {.help = "Drop positions whose token is a special one (begin, end, chat marks)."});
+  fields.field("drop_norm_above", drop_norm_above,
+               {.help = "Drop rows whose norm exceeds this many times the median norm of non-first "
+                        "positions, taken from the first unit; a row goes if any hook point's norm "
+                        "exceeds its limit. 0 turns the rule off.",
+                .min = 0,
+                .max = 1e9});
+}
+
+}  // namespace thresher::activation_cache

@@ -1,0 +1,47 @@
+#include "activation_cache/hdf5_handle.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace thresher::activation_cache {
+
+namespace {
+
+std::recursive_mutex& library_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+// The innermost description says what the system or the decoder objected to.
+herr_t keep_first_description(unsigned, const H5E_error2_t* error, void* text) {
+  auto& description = *static_cast<std::string*>(text);
+  if (description.empty() && error->desc != nullptr) description = error->desc;
+  return 0;
+}
+
+}  // namespace
+
+Hdf5Scope::Hdf5Scope() : lock_(library_mutex()) {
+  H5open();
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  H5PLset_loading_state(0);
+}
+
+void throw_hdf5_error(Hdf5Task task, const std::string& path, std::string_view what) {
+  std::string reason;
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first_description, &reason);
+  H5Eclear2(H5E_DEFAULT);
+  if (reason.empty()) reason = "no reason given";
+  if (reason.find("No space left on device") != std::string::npos) {
+    throw IoError(fmt::format("{}: disk full while {}", path, what), "",
+                  "free some space and run again; finished units are kept");
+  }
+  const bool is_refused_by_system = reason.find("errno = ") != std::string::npos;
+  if (task == Hdf5Task::kWriting || is_refused_by_system) {
+    throw IoError(fmt::format("{}: {} failed: {}", path, what, reason));
+  }
+  throw DataError(fmt::format("{}: {} failed: {}", path, what, reason));
+}
+
+}  // namespace thresher::activation_cache
