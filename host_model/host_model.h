@@ -17,8 +17,8 @@
 namespace thresher::host_model {
 
 /// A place in the transformer, under its TransformerLens name: hook_embed, blocks.L.hook_resid_pre,
-/// blocks.L.hook_resid_mid, blocks.L.hook_resid_post, blocks.L.hook_attn_out, blocks.L.hook_mlp_out,
-/// ln_final.hook_normalized.
+/// blocks.L.hook_resid_mid, blocks.L.hook_resid_post, blocks.L.hook_attn_out,
+/// blocks.L.hook_mlp_out, ln_final.hook_normalized.
 struct HookPoint {
   enum class Site { kEmbed, kResidPre, kAttnOut, kResidMid, kMlpOut, kResidPost, kFinalNormalized };
   Site site = Site::kEmbed;
@@ -31,8 +31,8 @@ struct HookPoint {
 };
 
 struct HostModelConfig {
-  std::string weights;             // a GGUF file
-  std::string dtype = "float32";   // of the computation
+  std::string weights;            // a GGUF file
+  std::string dtype = "float32";  // of the computation
   void declare(FieldVisitor& fields);
 };
 
@@ -48,43 +48,49 @@ struct HostModelInfo {
   std::int64_t width(const HookPoint& hook_point) const;
 };
 
-/// Contexts to run. Attention is causal and never crosses documents: a token sees the tokens of its context with
-/// the same document number at positions not after its own. Rotary positions are `positions`.
+/// Contexts to run. Attention is causal and never crosses documents: a token sees the tokens of its
+/// context with the same document number at positions not after its own. Rotary positions are
+/// `positions`.
 struct TokenBatch {
   at::Tensor token_ids;  // [n_contexts, context_tokens] int64
   at::Tensor positions;  // [n_contexts, context_tokens] int64
   at::Tensor documents;  // [n_contexts, context_tokens] int64
 };
 
-/// Called with the activation [n_contexts * context_tokens, width] at a hook point. Returns an undefined tensor to
-/// leave it as it is, or a tensor of the same shape that replaces it for everything after.
+/// Called with the activation [n_contexts * context_tokens, width] at a hook point. Returns an
+/// undefined tensor to leave it as it is, or a tensor of the same shape that replaces it for
+/// everything after.
 using HookFunction = std::function<at::Tensor(const at::Tensor& activation)>;
 
 struct ForwardRequest {
   std::map<HookPoint, HookFunction> hooks;
   /// Also compute what follows the last hook, up to ln_final.hook_normalized, and return it.
   bool want_final = false;
-  /// Start at block `first_block` from this residual stream [tokens, d_model] (that block's hook_resid_pre) instead
-  /// of from the embedding. Hook points before it are an error.
+  /// Start at block `first_block` from this residual stream [tokens, d_model] (that block's
+  /// hook_resid_pre) instead of from the embedding. Hook points before it are an error.
   std::int64_t first_block = 0;
   at::Tensor resid_pre = {};
 };
 
+/// Members may be called from several threads at once; each pass has its own working memory.
 class HostModel {
  public:
   virtual ~HostModel() = default;
   virtual const HostModelInfo& info() const = 0;
-  /// Runs the batch; nothing is computed past the last hook unless want_final. Returns ln_final's output
-  /// [n_contexts * context_tokens, d_model] or an undefined tensor. ConfigError for a hook point that the model lacks.
+  /// Runs the batch; nothing is computed past the last hook unless want_final. Returns ln_final's
+  /// output [n_contexts * context_tokens, d_model] or an undefined tensor. ConfigError for a hook
+  /// point that the model lacks.
   virtual at::Tensor forward(const TokenBatch& batch, const ForwardRequest& request) = 0;
-  /// Logits [rows, n_vocabulary] of rows of ln_final's output.
+  /// Logits [rows, n_vocabulary] of rows of ln_final.hook_normalized.
   virtual at::Tensor unembed(const at::Tensor& final_normalized) = 0;
-  /// [n_vocabulary, d_model] float32: what unembed multiplies with (for logit effects).
+  /// [n_vocabulary, d_model] float32, made anew at each call: the matrix that unembed multiplies with, ln_final's
+  /// weights folded into it (for logit effects).
   virtual at::Tensor unembedding() const = 0;
 };
 
-/// Next-token cross-entropy in nats, per position, logits computed in chunks so that [tokens, n_vocabulary] never
-/// exists at once. `rows` are ln_final outputs, `targets` int64 the next token of each; returns float64 [rows].
+/// Next-token cross-entropy in nats, per position, logits computed in chunks so that [tokens,
+/// n_vocabulary] never exists at once. `rows` are ln_final.hook_normalized, `targets` int64 the next token
+/// of each; returns float64 [rows].
 at::Tensor next_token_losses(HostModel& model, const at::Tensor& rows, const at::Tensor& targets);
 
 /// Loads a model; the family comes from the file (GGUF general.architecture) through the registry.
