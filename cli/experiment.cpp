@@ -81,28 +81,16 @@ void read_run(const ConfigNode& root, RunConfig& run) {
   }
 }
 
-/// An entry without a name takes its type's.
-ConfigNode with_name(ConfigNode entry) {
-  const ConfigNode* type = entry.find("type");
-  if (entry.kind == ConfigNode::Kind::kMap && entry.find("name") == nullptr && type != nullptr) {
-    ConfigNode key = *type;
-    key.text = "name";
-    ConfigNode value = *type;
-    entry.members.emplace_back(std::move(key), std::move(value));
-  }
-  return entry;
-}
-
 void read_saes(const ConfigNode& root, Experiment& experiment) {
   const ConfigNode* node = root.find("sae");
   if (node == nullptr) return;
   const bool is_list = node->kind == ConfigNode::Kind::kList;
-  std::vector<ConfigNode> entries = is_list ? node->items : std::vector<ConfigNode>{*node};
+  const std::vector<ConfigNode> entries = is_list ? node->items : std::vector<ConfigNode>{*node};
   if (entries.empty())
     throw ConfigError(node->where() + ": sae is an empty list", "one SAE or more");
   for (std::size_t i = 0; i < entries.size(); ++i) {
     const std::string path = is_list ? fmt::format("sae[{}]", i) : "sae";
-    const ConfigNode entry = with_name(std::move(entries[i]));
+    const ConfigNode& entry = entries[i];
     std::unique_ptr<sae::SaeConfig> config = sae::read_sae_config(entry, path);
     const ConfigReader place(&entry, path);
     for (const auto& other : experiment.saes) {
