@@ -109,6 +109,11 @@ class Builder {
 }  // namespace
 
 Json Json::parse(std::string_view text, std::string_view where, int max_depth) {
+  // nlohmann takes a NUL for the end of the text and would not look at what stands behind it.
+  if (const auto nul = text.find('\0'); nul != std::string_view::npos) {
+    throw DataError(
+        fmt::format("{}: not valid JSON at {}: a NUL byte", where, line_and_column(text, nul + 1)));
+  }
   Builder builder(text, where, max_depth);
   nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();

@@ -101,7 +101,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
   if (head.size() == 8) std::memcpy(&header_bytes, head.data(), 8);
   // A length that cannot be right is refused by parse_header before the header is read or
   // allocated.
-  if (header_bytes <= kMaxHeaderBytes && header_bytes <= file_bytes - head.size()) {
+  if (head.size() == 8 && header_bytes <= kMaxHeaderBytes && header_bytes <= file_bytes - 8) {
     head.resize(8 + header_bytes);
     read_at(state_->file, 8, std::span(head).subspan(8), path);
   }

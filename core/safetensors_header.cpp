@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -49,7 +50,10 @@ class HeaderHandler {
   HeaderHandler(std::string_view where, std::size_t header_start)
       : where_(where), header_start_(header_start) {}
 
-  bool null() { unexpected("null"); }
+  bool null() {
+    if (place_ != Place::kRoot || field_ != kMetadataKey) unexpected("null");
+    return true;
+  }
   bool boolean(bool) { unexpected("true or false"); }
   bool number_integer(std::int64_t value) { unexpected(fmt::format("{}", value)); }
   bool number_float(double, const std::string& text) { unexpected(text); }
@@ -288,6 +292,11 @@ std::vector<SafetensorsEntry> SafetensorsFile::parse_header(
   }
   const auto* text = reinterpret_cast<const char*>(header.data());
   HeaderHandler handler(where, 8);
+  // nlohmann takes a NUL for the end of the text and would not look at what stands behind it.
+  if (const void* nul = std::memchr(text, 0, header.size()); nul != nullptr) {
+    throw DataError(fmt::format("{}: header is not valid JSON at byte {}", where,
+                                8 + (static_cast<const char*>(nul) - text)));
+  }
   nlohmann::json::sax_parse(text, text + header.size(), &handler);
   auto entries = handler.take_entries();
   check_names_are_unique(entries, where);

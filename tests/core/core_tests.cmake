@@ -1,0 +1,9 @@
+thresher_add_test(core_test
+  SOURCES dtype_test.cpp files_test.cpp hash_test.cpp json_test.cpp random_test.cpp small_parts_test.cpp
+  DEPENDS core)
+thresher_add_test(core_safetensors_test SOURCES safetensors_test.cpp allocation_meter.cpp DEPENDS core)
+
+add_executable(safetensors_tool safetensors_tool.cpp)
+thresher_compile_settings(safetensors_tool)
+target_link_libraries(safetensors_tool PRIVATE thresher::core fmt::fmt)
+thresher_add_python_test(SafetensorsOracle "${CMAKE_CURRENT_SOURCE_DIR}/safetensors_oracle.py" LABELS golden)
