@@ -14,14 +14,18 @@ void add_output_options(CLI::App& command, Options& options) {
       ->capture_default_str();
 }
 
-void add_experiment_options(CLI::App& command, Options& options) {
-  command.add_option("EXPERIMENT.yaml", options.path, "the experiment file")->required();
+void add_set_option(CLI::App& command, Options& options) {
   command
       .add_option("--set", options.overrides,
                   "override one key, e.g. --set train.learning_rate=3e-4 or --set sae.0.k=16 "
                   "(repeatable)")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
+}
+
+void add_experiment_options(CLI::App& command, Options& options) {
+  command.add_option("EXPERIMENT.yaml", options.path, "the experiment file")->required();
+  add_set_option(command, options);
   add_output_options(command, options);
 }
 

@@ -25,7 +25,9 @@ using Action = std::function<void()>;
 
 /// --log-level and --json.
 void add_output_options(CLI::App& command, Options& options);
-/// EXPERIMENT.yaml and --set, and the output options.
+/// --set KEY=VALUE, repeatable.
+void add_set_option(CLI::App& command, Options& options);
+/// EXPERIMENT.yaml, --set and the output options.
 void add_experiment_options(CLI::App& command, Options& options);
 /// --fresh and --resume.
 void add_continue_options(CLI::App& command, Options& options);

@@ -1,0 +1,181 @@
+#include "cli/config_reference.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <string_view>
+
+#include "cli/experiment.h"
+
+namespace thresher::cli {
+namespace {
+
+std::string number(double value) {
+  return value == static_cast<double>(static_cast<std::int64_t>(value))
+             ? fmt::format("{}", static_cast<std::int64_t>(value))
+             : fmt::format("{}", value);
+}
+
+std::string range(const FieldInfo& info) {
+  if (!info.choices.empty()) return fmt::format("{}", fmt::join(info.choices, ", "));
+  if (info.min && info.max) {
+    return fmt::format("{}{} to {}", info.min_is_exclusive ? "above " : "", number(*info.min),
+                       number(*info.max));
+  }
+  if (info.min) {
+    return fmt::format("{} {}", info.min_is_exclusive ? "above" : "at least", number(*info.min));
+  }
+  if (info.max) return fmt::format("at most {}", number(*info.max));
+  return "";
+}
+
+std::string default_text(const FieldDescription& field) {
+  if (field.info.is_required) return "required";
+  const Json& value = field.default_value;
+  if (value.is_string()) {
+    return value.as_string().empty() ? "\"\"" : fmt::format("`{}`", value.as_string());
+  }
+  return fmt::format("`{}`", value.dump());
+}
+
+/// A bar would end the cell of a Markdown table.
+std::string cell(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '|') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+std::string table_row(const FieldDescription& field) {
+  std::string type = field.type;
+  if (!field.info.unit.empty()) type += fmt::format(" ({})", field.info.unit);
+  return fmt::format("| `{}` | {} | {} | {} | {} |\n", field.name, type, default_text(field),
+                     cell(range(field.info)), cell(field.info.help));
+}
+
+constexpr std::string_view kIntroduction =
+    R"(# Keys of an experiment file
+
+Made by `thresher config reference`; do not edit. The same declarations make the reader, so nothing here can be out of
+date.
+
+An experiment is one YAML file: `schema: 1` and the sections below. Unknown, duplicate, ill-typed and out-of-range keys
+are errors with file, line and column. Anchors, aliases and tags are refused. Whole numbers may be written 20000, 20k,
+1M, 1e6 or 1_000_000. Lengths are in tokens over all ranks. Relative paths start at the working directory. Any key can
+be set on the command line: `--set train.learning_rate=3e-4`, `--set sae.0.k=16` or, by the SAE's name,
+`--set sae.topk.k=16`.
+)";
+
+}  // namespace
+
+std::string config_reference() {
+  std::string out(kIntroduction);
+  for (const SectionDescription& section : describe_sections()) {
+    out += fmt::format("\n## {}\n\n{}\n\n", section.name, section.help);
+    out += "| key | type | default | range | meaning |\n| --- | --- | --- | --- | --- |\n";
+    for (const FieldDescription& field : section.fields) {
+      if (!section.sae_type.empty() && field.name == "type") {
+        out += fmt::format("| `type` | string | required | {} | The SAE variant. |\n",
+                           section.sae_type);
+      } else {
+        out += table_row(field);
+      }
+    }
+  }
+  return out;
+}
+
+namespace {
+
+Json number_schema(const FieldInfo& info, bool is_integer) {
+  Json schema = Json::object();
+  if (is_integer) {
+    schema["type"] = Json::array({"integer", "string"});
+    schema["pattern"] = "^[0-9][0-9_]*(\\.[0-9]+)?([eE][+-]?[0-9]+|[kMG])?$";
+  } else {
+    schema["type"] = "number";
+  }
+  if (info.min) schema[info.min_is_exclusive ? "exclusiveMinimum" : "minimum"] = *info.min;
+  if (info.max) schema["maximum"] = *info.max;
+  return schema;
+}
+
+Json field_schema(const FieldDescription& field) {
+  const std::string_view type = field.type;
+  Json schema = Json::object();
+  if (type.starts_with("bool")) {
+    schema["type"] = "boolean";
+  } else if (type.starts_with("integer")) {
+    schema = number_schema(field.info, true);
+  } else if (type.starts_with("number")) {
+    schema = number_schema(field.info, false);
+  } else if (type.starts_with("list")) {
+    schema["type"] = "array";
+    schema["items"] = Json::object({{"type", "string"}});
+  } else {
+    schema["type"] = Json::array({"string", "number", "boolean"});
+  }
+  if (!field.info.choices.empty()) {
+    schema = Json::object({{"enum", Json::array_of(field.info.choices)}});
+  }
+  if (type.ends_with("or auto")) {
+    schema = Json::object(
+        {{"anyOf", Json::array({Json::object({{"const", "auto"}}), std::move(schema)})}});
+  }
+  std::string description = field.info.help;
+  if (!field.info.unit.empty()) description += fmt::format(" ({})", field.info.unit);
+  schema["description"] = description;
+  if (!field.info.is_required) schema["default"] = field.default_value;
+  return schema;
+}
+
+Json section_schema(const SectionDescription& section) {
+  Json properties = Json::object();
+  Json required = Json::array();
+  for (const FieldDescription& field : section.fields) {
+    properties[field.name] = field_schema(field);
+    if (field.info.is_required) required.push_back(field.name);
+    if (!section.sae_type.empty() && field.name == "type") {
+      properties["type"] = Json::object({{"const", section.sae_type}});
+    }
+  }
+  return Json::object({{"type", "object"},
+                       {"description", section.help},
+                       {"properties", std::move(properties)},
+                       {"required", std::move(required)},
+                       {"additionalProperties", false}});
+}
+
+}  // namespace
+
+Json config_json_schema() {
+  Json properties = Json::object({{"schema", Json::object({{"const", 1}})}});
+  Json variants = Json::array();
+  Json required = Json::array({"schema"});
+  for (const SectionDescription& section : describe_sections()) {
+    if (!section.sae_type.empty()) {
+      variants.push_back(section_schema(section));
+      continue;
+    }
+    properties[section.key] = section_schema(section);
+    if (!properties.at(section.key).at("required").as_array().empty()) {
+      required.push_back(section.key);
+    }
+  }
+  const Json reference = Json::object({{"$ref", "#/$defs/sae"}});
+  properties["sae"] = Json::object(
+      {{"anyOf",
+        Json::array({reference,
+                     Json::object({{"type", "array"}, {"items", reference}, {"minItems", 1}})})}});
+  return Json::object({{"$schema", "https://json-schema.org/draft/2020-12/schema"},
+                       {"title", "Thresher experiment"},
+                       {"type", "object"},
+                       {"properties", std::move(properties)},
+                       {"required", std::move(required)},
+                       {"additionalProperties", false},
+                       {"$defs", Json::object({{"sae", Json::object({{"oneOf", variants}})}})}});
+}
+
+}  // namespace thresher::cli

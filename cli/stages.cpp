@@ -1,0 +1,154 @@
+#include "cli/stages.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <atomic>
+
+#include "cli/ranks.h"
+#include "cli/run_status.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/progress.h"
+#include "sae/training_sae.h"
+
+namespace thresher::cli {
+namespace {
+
+std::string need(std::uint64_t memory_bytes_per_rank, std::uint64_t disk_bytes, double seconds,
+                 int ranks) {
+  return fmt::format("needs about {} of memory{}, {} of disk and {}",
+                     format_bytes(memory_bytes_per_rank), ranks > 1 ? " a rank" : "",
+                     format_bytes(disk_bytes), format_duration(seconds));
+}
+
+/// Only the root speaks: ranks that are threads share one log.
+void tell(const comm::Communicator& comm, const std::string& text) {
+  if (comm.is_root()) log_info(text);
+}
+
+}  // namespace
+
+Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm) {
+  Inputs inputs;
+  comm.agree(
+      [&] {
+        inputs.tokenizer = corpus::load_gguf_tokenizer(experiment.host_model.weights);
+        inputs.corpus = std::make_unique<corpus::Corpus>(experiment.corpus, *inputs.tokenizer,
+                                                         experiment.seed());
+        inputs.model = host_model::load_host_model(experiment.host_model);
+      },
+      "load the text and the host model");
+  const corpus::CorpusSummary& text = inputs.corpus->summary();
+  const host_model::HostModelInfo& model = inputs.model->info();
+  tell(comm, fmt::format("corpus: {} documents ({} held out), {}", text.n_documents,
+                         text.n_held_out_documents,
+                         format_bytes(static_cast<std::uint64_t>(text.n_bytes))));
+  tell(comm, fmt::format("host model: {}, {} blocks, width {}, {} of weights", model.family,
+                         model.n_blocks, model.d_model,
+                         format_bytes(static_cast<std::uint64_t>(model.parameter_bytes))));
+  return inputs;
+}
+
+void check_saes(const Experiment& experiment, const host_model::HostModel& model) {
+  for (std::size_t i = 0; i < experiment.saes.size(); ++i) {
+    const sae::SaeConfig& config = *experiment.saes[i];
+    const std::int64_t width = model.info().width(host_model::HookPoint::parse(config.hook_point));
+    try {
+      sae::make_training_sae(config, width);
+    } catch (const ConfigError& error) {
+      throw ConfigError(fmt::format("{}: {}", experiment.sae_places[i], error.what()));
+    }
+  }
+}
+
+void check_rank_count(const Experiment& experiment, const comm::Communicator& comm) {
+  const std::int64_t lanes = experiment.train.lanes;
+  const int ranks = comm.world_size();
+  if (lanes % ranks == 0) return;
+  throw ConfigError(
+      fmt::format("{} ranks do not divide train.lanes = {}", ranks, lanes),
+      "a number of ranks that divides the lanes, so that every rank has as many as the others",
+      fmt::format("start with a power of two up to {}; harvest alone takes any number", lanes));
+}
+
+activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inputs& inputs,
+                                              comm::Communicator& comm) {
+  corpus::PackedContexts contexts;
+  comm.agree([&] { contexts = inputs.corpus->pack(corpus::Split::kTraining); }, "pack the text");
+  if (comm.is_root()) {
+    const activation_cache::HarvestEstimate estimate = activation_cache::estimate_harvest(
+        experiment.cache, contexts, *inputs.model, comm.world_size());
+    log_info(fmt::format("harvest: {} tokens, {} of {} units to do; {}",
+                         format_count(static_cast<double>(estimate.tokens)), estimate.units_left,
+                         estimate.units,
+                         need(estimate.memory_bytes_per_rank, estimate.disk_bytes, estimate.seconds,
+                              comm.world_size())));
+  }
+  return activation_cache::harvest(
+      experiment.cache, contexts,
+      Json::object({{"fingerprint", inputs.corpus->fingerprint()}, {"split", "training"}}),
+      *inputs.tokenizer, *inputs.model, comm, experiment.seed());
+}
+
+trainer::TrainResult train_stage(const Experiment& experiment, bool fresh,
+                                 comm::Communicator& comm) {
+  std::unique_ptr<activation_cache::ActivationSource> source;
+  const trainer::TrainJob job = experiment.train_job(fresh);
+  comm.agree(
+      [&] {
+        check_rank_count(experiment, comm);
+        source = activation_cache::open_cache_source(experiment.cache.dir);
+      },
+      "open the cache");
+  if (comm.is_root()) {
+    const trainer::TrainEstimate estimate =
+        trainer::estimate_training(job, *source, comm.world_size());
+    log_info(fmt::format("train: {} tokens in {} steps; {}",
+                         format_count(static_cast<double>(estimate.tokens)), estimate.steps,
+                         need(estimate.memory_bytes_per_rank, estimate.disk_bytes, estimate.seconds,
+                              comm.world_size())));
+  }
+  return trainer::train(job, *source, comm);
+}
+
+void run_job(const Experiment& experiment, const std::string& stage,
+             const std::function<void(comm::Communicator&)>& work) {
+  const std::filesystem::path run_dir = experiment.run_dir();
+  std::atomic<int> ranks = 1;
+  try {
+    with_ranks(
+        experiment.comm,
+        [&](comm::Communicator& comm) {
+          ranks = comm.world_size();
+          const int threads = set_threads(experiment.run.threads, comm);
+          tell(comm, fmt::format("{} {} ({}), {} {} each", comm.world_size(),
+                                 comm.world_size() == 1 ? "rank" : "ranks", comm.backend(), threads,
+                                 threads == 1 ? "thread" : "threads"));
+          work(comm);
+        },
+        [&](const Failure& failure, int, int world_size) {
+          record_failure(run_dir, stage, failure, world_size);
+        });
+  } catch (...) {
+    record_failure(run_dir, stage, describe_failure(std::current_exception()), ranks);
+    throw;
+  }
+}
+
+Json result_json(const activation_cache::HarvestResult& result) {
+  return Json::object({{"tokens", result.tokens},
+                       {"rows", result.rows},
+                       {"seconds", result.seconds},
+                       {"was_complete", result.was_complete}});
+}
+
+Json result_json(const trainer::TrainResult& result) {
+  return Json::object({{"steps", result.steps},
+                       {"tokens", result.tokens},
+                       {"seconds", result.seconds},
+                       {"tokens_per_second", result.tokens_per_second},
+                       {"was_complete", result.was_complete}});
+}
+
+}  // namespace thresher::cli

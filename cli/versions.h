@@ -1,0 +1,11 @@
+#pragma once
+
+#include "core/json.h"
+
+namespace thresher::cli {
+
+/// What decides bits and speed besides the configuration: this program, its numerics, LibTorch, the
+/// compiler, the processor's vector instructions as LibTorch uses them.
+Json versions_json();
+
+}  // namespace thresher::cli
