@@ -2,7 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -23,6 +25,14 @@ class ReconstructionMetrics {
   void add(const at::Tensor& x, const at::Tensor& recon, const at::Tensor& latent_acts);
   /// Makes this the metrics of all ranks' rows. Once, after the last add.
   void reduce(comm::Communicator& comm);
+
+  /// Takes in the rows of `other` (same widths). The bits depend on the order of the calls, not on
+  /// where rows were measured: whoever merges the same parts in the same order gets the same.
+  void merge(const ReconstructionMetrics& other);
+  /// All sums as bytes, for a rank of the same program, and back.
+  std::vector<std::byte> to_bytes() const;
+  static ReconstructionMetrics from_bytes(std::int64_t d_in, std::int64_t n_latents,
+                                          std::span<const std::byte> bytes);
 
   std::int64_t n_tokens() const;
   double fvu() const;  // sum |x - recon|^2 / sum |x - mean|^2, mean over the evaluation set
