@@ -23,7 +23,8 @@ SparseLatents keep_active(const at::Tensor& latent_acts) {
   const std::int64_t rows = latent_acts.size(0);
   const std::int64_t cols = latent_acts.size(1);
   std::int64_t width = 0;
-  if (rows > 0) width = at::count_nonzero(latent_acts, 1).max().item<std::int64_t>();
+  if (rows > 0)
+    width = at::count_nonzero(latent_acts, at::IntArrayRef{1}).max().item<std::int64_t>();
   SparseLatents out{at::zeros({rows, width}, at::kInt), at::zeros({rows, width}, at::kFloat)};
   const auto* act = latent_acts.const_data_ptr<float>();
   auto* value = out.values.mutable_data_ptr<float>();

@@ -7,19 +7,20 @@
 namespace thresher::sae {
 namespace {
 
-at::Tensor& sized(at::Tensor& tensor, const at::Tensor& like, at::IntArrayRef shape) {
+/// Gives an output its shape; its memory is kept where it is large enough.
+void size(at::Tensor& tensor, const at::Tensor& like, at::IntArrayRef shape) {
   if (!tensor.defined()) tensor = at::empty({0}, like.options());
-  return tensor.resize_(shape);
+  tensor.resize_(shape);
 }
 
 }  // namespace
 
 void relu_l1_forward(const ReluL1Weights& weights, ReluL1Lane& lane) {
   const at::Tensor& x = lane.x;
-  sized(lane.latent_acts, x, {x.size(0), weights.W_enc.size(1)});
+  size(lane.latent_acts, x, {x.size(0), weights.W_enc.size(1)});
   at::mm_out(lane.latent_acts, x, weights.W_enc);
   lane.latent_acts.add_(weights.b_enc).relu_();
-  sized(lane.error, x, x.sizes());
+  size(lane.error, x, x.sizes());
   at::mm_out(lane.error, lane.latent_acts, weights.W_dec);
   lane.error.add_(weights.b_dec).neg_().add_(x);
 }
@@ -27,18 +28,18 @@ void relu_l1_forward(const ReluL1Weights& weights, ReluL1Lane& lane) {
 void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, double n_tokens,
                       double l1, ReluL1Gradients& gradients) {
   const at::Tensor& x = lane.x;
-  sized(gradients.recon, x, x.sizes());
+  size(gradients.recon, x, x.sizes());
   at::mul_out(gradients.recon, lane.error, at::scalar_tensor(-2 / n_tokens, x.options()));
   gradients.b_dec = column_sums(gradients.recon);
-  sized(gradients.W_dec, x, weights.W_dec.sizes());
+  size(gradients.W_dec, x, weights.W_dec.sizes());
   at::mm_out(gradients.W_dec, lane.latent_acts.t(), gradients.recon);
 
-  sized(gradients.latent_acts, x, lane.latent_acts.sizes());
+  size(gradients.latent_acts, x, lane.latent_acts.sizes());
   at::mm_out(gradients.latent_acts, gradients.recon, weights.W_dec.t());
   gradients.latent_acts.add_(weights.decoder_norms, l1 / n_tokens);
   gradients.latent_acts.mul_(lane.latent_acts.gt(0));
   gradients.b_enc = column_sums(gradients.latent_acts);
-  sized(gradients.W_enc, x, weights.W_enc.sizes());
+  size(gradients.W_enc, x, weights.W_enc.sizes());
   at::mm_out(gradients.W_enc, x.t(), gradients.latent_acts);
 }
 

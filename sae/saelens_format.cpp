@@ -122,7 +122,8 @@ SafetensorsTensor tensor_entry(const char* name, const at::Tensor& tensor) {
 /// Puts `fresh` in the place of `folder`.
 void publish(const fs::path& fresh, const fs::path& folder) {
   if (rename_no_replace(fresh, folder)) return;
-  const fs::path old = fresh.string() + ".old";
+  fs::path old = fresh;
+  old += ".old";
   std::error_code ignored;
   fs::remove_all(old, ignored);
   if (::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) == 0) {
@@ -193,7 +194,7 @@ SaelensConfig parse_saelens_config(const Json& json, std::string_view where) {
 
 void save_saelens(const InferenceSae& sae, const fs::path& folder) {
   const fs::path parent = folder.has_parent_path() ? folder.parent_path() : fs::path(".");
-  const fs::path fresh = parent / ("." + folder.filename().string() + ".writing");
+  const fs::path fresh = parent / fmt::format(".{}.writing", folder.filename().string());
   make_folders(parent);
   std::error_code ignored;
   fs::remove_all(fresh, ignored);  // left by a save that was killed

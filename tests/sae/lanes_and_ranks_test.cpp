@@ -1,0 +1,70 @@
+// The same bits however the lanes are dealt over ranks (design: numbers do not depend on how many
+// ranks computed them).
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "tests/sae/sae_testing.h"
+
+namespace thresher::sae {
+namespace {
+
+constexpr std::int64_t kDim = 24;
+constexpr std::int64_t kLanes = 8;
+constexpr std::int64_t kSteps = 8;
+constexpr std::int64_t kBatchTokens = 64;
+
+std::unique_ptr<SaeConfig> config_of(const std::string& type) {
+  std::unique_ptr<SaeConfig> config = default_sae_config(type);
+  config->name = "a";
+  config->hook_point = "h";
+  config->expansion_factor = 5;
+  if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) topk->k = 6;
+  return config;
+}
+
+struct Outcome {
+  std::string state;
+  std::vector<std::string> lines;
+};
+
+Outcome train_on(const std::string& type, int ranks) {
+  std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
+  comm::run_thread_ranks(ranks, 60, [&](comm::Communicator& comm) {
+    at::set_num_threads(1);
+    const auto config = config_of(type);
+    const auto sae = make_training_sae(*config, kDim);
+    sae->initialise(11, testing::normal_values({128, kDim}, 1));
+    Outcome& outcome = outcomes[static_cast<std::size_t>(comm.rank())];
+    // A short window: AuxK works from the third step on.
+    outcome.lines = testing::train(*sae, kSteps, kBatchTokens, 100, kLanes, comm);
+    outcome.state = testing::state_bytes(*sae);
+  });
+  for (const Outcome& outcome : outcomes) {
+    EXPECT_EQ(outcome.state, outcomes[0].state);
+    EXPECT_EQ(outcome.lines, outcomes[0].lines);
+  }
+  return outcomes[0];
+}
+
+class LanesAndRanksTest : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Types, LanesAndRanksTest, ::testing::Values("topk", "relu_l1"),
+                         [](const auto& param_info) { return param_info.param; });
+
+TEST_P(LanesAndRanksTest, TrainsToTheSameBitsOnOneTwoAndFourRanks) {
+  const Outcome one = train_on(GetParam(), 1);
+  for (const int ranks : {2, 4}) {
+    const Outcome many = train_on(GetParam(), ranks);
+    EXPECT_EQ(many.lines, one.lines) << ranks << " ranks";
+    EXPECT_TRUE(many.state == one.state) << ranks << " ranks";
+  }
+}
+
+TEST(LanesAndRanksTest, ReachesAuxKInThatRun) {
+  const Outcome one = train_on("topk", 1);
+  EXPECT_GT(Json::parse(one.lines.back(), "line").at("aux_loss").as_double(), 0.0);
+}
+
+}  // namespace
+}  // namespace thresher::sae
