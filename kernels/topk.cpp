@@ -45,4 +45,13 @@ void topk_masked(const Exec& exec, std::int64_t rows, std::int64_t cols, std::in
   }
 }
 
+namespace detail {
+
+void check_open_columns(std::int64_t k, std::int64_t n_open, std::int64_t cols) {
+  if (k <= n_open) return;
+  throw InternalError(
+      fmt::format("topk_masked: k = {}, but the mask leaves {} of {} columns", k, n_open, cols));
+}
+
+}  // namespace detail
 }  // namespace thresher::kernels

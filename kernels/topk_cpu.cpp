@@ -1,11 +1,8 @@
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <functional>
 #include <limits>
 #include <vector>
 
-#include "core/error.h"
 #include "kernels/detail/backends.h"
 #include "kernels/detail/lanes.h"
 #include "kernels/detail/topk_order.h"
@@ -108,10 +105,7 @@ void topk_masked_cpu(std::int64_t rows, std::int64_t cols, std::int64_t k, const
     if (mask[c] != 0) open.push_back(static_cast<std::int32_t>(c));
   }
   const auto n_open = static_cast<std::int64_t>(open.size());
-  if (k > n_open) {
-    throw InternalError(
-        fmt::format("topk_masked: k = {}, but the mask leaves {} of {} columns", k, n_open, cols));
-  }
+  check_open_columns(k, n_open, cols);
   parallel_for(rows, 1, [&](std::int64_t begin, std::int64_t end) {
     TopKScratch scratch;
     std::vector<float> packed(open.size());

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "kernels/adam.h"
-#include "kernels/detail/host_device.h"
+#include "kernels/detail/device_code.h"
 
 namespace thresher::kernels::detail {
 
@@ -32,8 +32,8 @@ inline AdamFactors adam_factors(const AdamStep& step) {
 }
 
 /// One weight. Must not be contracted into fused multiply-adds: CPU and CUDA give the same bits.
-THRESHER_HOST_DEVICE inline void adam_element(const AdamFactors& f, float gradient, float& weight,
-                                              float& m, float& v) {
+THRESHER_DEVICE inline void adam_element(const AdamFactors& f, float gradient, float& weight,
+                                         float& m, float& v) {
   const float g = gradient * f.gradient_scale;
   m = f.beta1 * m + f.one_minus_beta1 * g;
   v = f.beta2 * v + f.one_minus_beta2 * (g * g);

@@ -10,6 +10,8 @@
 
 namespace thresher::kernels::detail {
 
+/// InternalError if the mask leaves fewer than k columns.
+void check_open_columns(std::int64_t k, std::int64_t n_open, std::int64_t cols);
 void topk_cpu(std::int64_t rows, std::int64_t cols, std::int64_t k, const float* pre_acts,
               float* values, std::int32_t* indices);
 void topk_masked_cpu(std::int64_t rows, std::int64_t cols, std::int64_t k, const float* pre_acts,

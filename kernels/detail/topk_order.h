@@ -3,12 +3,12 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/detail/host_device.h"
+#include "kernels/detail/device_code.h"
 
 namespace thresher::kernels::detail {
 
 /// A number that orders floats as topk does: larger is better, NaN above infinity, -0 equal to +0.
-THRESHER_HOST_DEVICE inline std::uint32_t topk_key(float value) {
+THRESHER_DEVICE inline std::uint32_t topk_key(float value) {
   if (value != value) return 0xffffffffU;
   const float canonical = value + 0.0f;  // -0 becomes +0
   std::uint32_t bits;
@@ -17,11 +17,11 @@ THRESHER_HOST_DEVICE inline std::uint32_t topk_key(float value) {
 }
 
 /// Key and position in one number; larger is better, and among equal keys the lower index is.
-THRESHER_HOST_DEVICE inline std::uint64_t topk_entry(float value, std::uint32_t index) {
+THRESHER_DEVICE inline std::uint64_t topk_entry(float value, std::uint32_t index) {
   return (static_cast<std::uint64_t>(topk_key(value)) << 32) | (0xffffffffU - index);
 }
 
-THRESHER_HOST_DEVICE inline std::int32_t topk_index(std::uint64_t entry) {
+THRESHER_DEVICE inline std::int32_t topk_index(std::uint64_t entry) {
   return static_cast<std::int32_t>(0xffffffffU - static_cast<std::uint32_t>(entry));
 }
 

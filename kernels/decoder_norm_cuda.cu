@@ -1,0 +1,79 @@
+#include "kernels/detail/backends.h"
+#include "kernels/detail/cuda_support.h"
+#include "kernels/detail/decoder_norm_device.h"
+
+namespace thresher::kernels::detail {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr std::int64_t kRowsPerBlock = kThreads / kRowLanes;
+
+__device__ RowGroup group_of_block(std::int64_t rows, std::int64_t cols) {
+  return {static_cast<std::int64_t>(blockIdx.x) * kRowsPerBlock, rows, cols};
+}
+
+__global__ void norms_of_rows(std::int64_t rows, std::int64_t cols, const float* W, float* norms) {
+  __shared__ double sums[kThreads];
+  CudaBlock block;
+  row_squares_block(
+      block, group_of_block(rows, cols), W, sums,
+      [norms](std::int64_t row, double sum) { norms[row] = static_cast<float>(sqrt(sum)); });
+}
+
+__global__ void squares_of_rows(std::int64_t rows, std::int64_t cols, const float* values,
+                                double* squares) {
+  __shared__ double sums[kThreads];
+  CudaBlock block;
+  row_squares_block(block, group_of_block(rows, cols), values, sums,
+                    [squares](std::int64_t row, double sum) { squares[row] = sum; });
+}
+
+__global__ void unit_rows(std::int64_t rows, std::int64_t cols, float* W) {
+  __shared__ double sums[kThreads];
+  CudaBlock block;
+  normalise_rows_block(block, group_of_block(rows, cols), sums, W);
+}
+
+__global__ void perpendicular_rows(std::int64_t rows, std::int64_t cols, const float* W,
+                                   float* grad) {
+  __shared__ double sums[2 * kThreads];
+  CudaBlock block;
+  remove_parallel_block(block, group_of_block(rows, cols), W, sums, grad);
+}
+
+}  // namespace
+
+void row_norms_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* W,
+                    float* norms) {
+  norms_of_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      rows, cols, W, norms);
+  check_launch("row_norms");
+}
+
+void normalise_rows_cuda(void* stream, std::int64_t rows, std::int64_t cols, float* W) {
+  unit_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      rows, cols, W);
+  check_launch("normalise_rows");
+}
+
+void remove_parallel_component_cuda(void* stream, std::int64_t rows, std::int64_t cols,
+                                    const float* W, float* grad) {
+  perpendicular_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0,
+                       static_cast<cudaStream_t>(stream)>>>(rows, cols, W, grad);
+  check_launch("remove_parallel_component");
+}
+
+void row_squares_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* values,
+                      double* sums) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  StreamBuffer<double> squares(rows, cuda_stream, "sum_of_squares");
+  squares_of_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0, cuda_stream>>>(rows, cols, values,
+                                                                              squares.data());
+  check_launch("sum_of_squares");
+  check_cuda(cudaMemcpyAsync(sums, squares.data(), rows * sizeof(double), cudaMemcpyDeviceToHost,
+                             cuda_stream),
+             "sum_of_squares");
+  check_cuda(cudaStreamSynchronize(cuda_stream), "sum_of_squares");
+}
+
+}  // namespace thresher::kernels::detail

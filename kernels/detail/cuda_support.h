@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <string>
+
+#include "core/error.h"
+
+// For the *_cuda.cu files.
+
+namespace thresher::kernels::detail {
+
+inline void check_cuda(cudaError_t status, const char* kernel) {
+  if (status == cudaSuccess) return;
+  throw DeviceError(std::string(kernel) + ": CUDA says: " + cudaGetErrorString(status));
+}
+
+/// A launch only enqueues work; what it reports at once is a launch that was refused.
+inline void check_launch(const char* kernel) { check_cuda(cudaGetLastError(), kernel); }
+
+inline unsigned int grid_of(std::int64_t items, std::int64_t items_per_block) {
+  return static_cast<unsigned int>((items + items_per_block - 1) / items_per_block);
+}
+
+/// Device memory that lives until the stream has passed the end of its scope.
+template <class T>
+class StreamBuffer {
+ public:
+  StreamBuffer(std::int64_t count, cudaStream_t stream, const char* kernel) : stream_(stream) {
+    if (count > 0) {
+      check_cuda(cudaMallocAsync(reinterpret_cast<void**>(&data_), count * sizeof(T), stream),
+                 kernel);
+    }
+  }
+  ~StreamBuffer() {
+    if (data_ != nullptr) cudaFreeAsync(data_, stream_);
+  }
+  StreamBuffer(const StreamBuffer&) = delete;
+  StreamBuffer& operator=(const StreamBuffer&) = delete;
+  T* data() { return data_; }
+
+ private:
+  T* data_ = nullptr;
+  cudaStream_t stream_;
+};
+
+#ifdef __CUDACC__
+/// The block of detail/device_code.h on the GPU.
+struct CudaBlock {
+  __device__ std::uint32_t threads() const { return blockDim.x; }
+  template <class F>
+  __device__ void each(F f) {
+    f(threadIdx.x);
+    __syncthreads();
+  }
+  /// The counts do not depend on who comes first, so results do not either.
+  __device__ std::uint32_t fetch_add(std::uint32_t* counter) { return atomicAdd(counter, 1U); }
+};
+#endif
+
+}  // namespace thresher::kernels::detail

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/adam.h"
+#include "kernels/sparse_decode.h"
+
+namespace thresher::kernels {
+
+struct TopKOut {
+  std::vector<float> values;
+  std::vector<std::int32_t> indices;
+};
+
+/// Rows of sparse pairs and what `accumulate_latent_rows` adds up for them; one a lane.
+struct Lane {
+  std::int64_t rows = 0;
+  std::vector<std::int32_t> indices;  // [rows, k]
+  std::vector<float> values;          // [rows, k]; pairs with 0 are left out
+  std::vector<float> coefficients;    // [rows, k]
+  std::vector<float> inputs;          // [rows, d]
+};
+
+/// The kernels on vectors of host memory, wherever they run. One suite of tests runs on all of
+/// them.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;
+  /// Why it cannot run here, or empty.
+  virtual std::string reason_to_skip() const { return {}; }
+
+  virtual TopKOut topk(std::int64_t rows, std::int64_t cols, std::int64_t k,
+                       const std::vector<float>& pre_acts,
+                       const std::vector<std::uint8_t>* mask = nullptr) = 0;
+  virtual std::vector<float> sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                           const std::vector<std::int32_t>& indices,
+                                           const std::vector<float>& values,
+                                           const std::vector<float>& W_dec,
+                                           const std::vector<float>* bias) = 0;
+  virtual std::vector<float> grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                         const std::vector<std::int32_t>& indices,
+                                         const std::vector<float>& grad_recon,
+                                         const std::vector<float>& W_dec) = 0;
+  virtual std::vector<float> latent_rows(std::int64_t k, std::int64_t n_latents, std::int64_t d,
+                                         std::span<const Lane> lanes) = 0;
+  virtual std::vector<float> latent_scalars(std::int64_t k, std::int64_t n_latents,
+                                            std::span<const Lane> lanes) = 0;
+  virtual std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
+                                       const std::vector<float>& W) = 0;
+  virtual std::vector<float> normalise_rows(std::int64_t rows, std::int64_t cols,
+                                            std::vector<float> W) = 0;
+  virtual std::vector<float> remove_parallel_component(std::int64_t rows, std::int64_t cols,
+                                                       const std::vector<float>& W,
+                                                       std::vector<float> grad) = 0;
+  virtual double sum_of_squares(std::int64_t rows, std::int64_t cols,
+                                const std::vector<float>& values) = 0;
+  virtual void adam(const AdamStep& step, const std::vector<float>& gradient,
+                    std::vector<float>& weights, std::vector<float>& m, std::vector<float>& v) = 0;
+};
+
+/// The backends that this test program was linked with.
+std::vector<Backend*> backends_under_test();
+
+/// Pairs of a lane in latent order; the arrays live as long as the object.
+struct SortedLane {
+  SortedLane(const Lane& lane, std::int64_t k, std::int64_t n_latents);
+  LatentRows view(const Lane& lane) const;
+  std::vector<std::int64_t> offsets;
+  std::vector<std::int32_t> pair_rows, pair_slots;
+};
+
+}  // namespace thresher::kernels

@@ -1,0 +1,104 @@
+#include "kernels/decoder_norm.h"
+#include "kernels/topk.h"
+#include "tests/kernels/backend.h"
+#include "tests/kernels/backends.h"
+
+namespace thresher::kernels {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  std::string name() const override { return "Cpu"; }
+
+  TopKOut topk(std::int64_t rows, std::int64_t cols, std::int64_t k,
+               const std::vector<float>& pre_acts, const std::vector<std::uint8_t>* mask) override {
+    TopKOut out{std::vector<float>(static_cast<std::size_t>(rows * k)),
+                std::vector<std::int32_t>(static_cast<std::size_t>(rows * k))};
+    if (mask == nullptr) {
+      kernels::topk({}, rows, cols, k, pre_acts.data(), out.values.data(), out.indices.data());
+    } else {
+      kernels::topk_masked({}, rows, cols, k, pre_acts.data(), mask->data(), out.values.data(),
+                           out.indices.data());
+    }
+    return out;
+  }
+
+  std::vector<float> sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                   const std::vector<std::int32_t>& indices,
+                                   const std::vector<float>& values,
+                                   const std::vector<float>& W_dec,
+                                   const std::vector<float>* bias) override {
+    std::vector<float> recon(static_cast<std::size_t>(rows * d), -1.0f);
+    kernels::sparse_decode({}, rows, k, d, indices.data(), values.data(), W_dec.data(),
+                           bias != nullptr ? bias->data() : nullptr, recon.data());
+    return recon;
+  }
+
+  std::vector<float> grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                 const std::vector<std::int32_t>& indices,
+                                 const std::vector<float>& grad_recon,
+                                 const std::vector<float>& W_dec) override {
+    std::vector<float> out(static_cast<std::size_t>(rows * k), -1.0f);
+    kernels::sparse_decode_grad_values({}, rows, k, d, indices.data(), grad_recon.data(),
+                                       W_dec.data(), out.data());
+    return out;
+  }
+
+  std::vector<float> latent_rows(std::int64_t k, std::int64_t n_latents, std::int64_t d,
+                                 std::span<const Lane> lanes) override {
+    const LaneViews views(lanes, k, n_latents);
+    std::vector<float> out(static_cast<std::size_t>(n_latents * d), -1.0f);
+    accumulate_latent_rows({}, n_latents, d, static_cast<std::int64_t>(lanes.size()),
+                           views.rows.data(), out.data());
+    return out;
+  }
+
+  std::vector<float> latent_scalars(std::int64_t k, std::int64_t n_latents,
+                                    std::span<const Lane> lanes) override {
+    const LaneViews views(lanes, k, n_latents);
+    std::vector<float> out(static_cast<std::size_t>(n_latents), -1.0f);
+    accumulate_latent_scalars({}, n_latents, static_cast<std::int64_t>(lanes.size()),
+                              views.rows.data(), out.data());
+    return out;
+  }
+
+  std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
+                               const std::vector<float>& W) override {
+    std::vector<float> norms(static_cast<std::size_t>(rows), -1.0f);
+    kernels::row_norms({}, rows, cols, W.data(), norms.data());
+    return norms;
+  }
+
+  std::vector<float> normalise_rows(std::int64_t rows, std::int64_t cols,
+                                    std::vector<float> W) override {
+    kernels::normalise_rows({}, rows, cols, W.data());
+    return W;
+  }
+
+  std::vector<float> remove_parallel_component(std::int64_t rows, std::int64_t cols,
+                                               const std::vector<float>& W,
+                                               std::vector<float> grad) override {
+    kernels::remove_parallel_component({}, rows, cols, W.data(), grad.data());
+    return grad;
+  }
+
+  double sum_of_squares(std::int64_t rows, std::int64_t cols,
+                        const std::vector<float>& values) override {
+    return kernels::sum_of_squares({}, rows, cols, values.data());
+  }
+
+  void adam(const AdamStep& step, const std::vector<float>& gradient, std::vector<float>& weights,
+            std::vector<float>& m, std::vector<float>& v) override {
+    kernels::adam({}, step, static_cast<std::int64_t>(gradient.size()), gradient.data(),
+                  weights.data(), m.data(), v.data());
+  }
+};
+
+}  // namespace
+
+Backend* cpu_backend() {
+  static CpuBackend backend;
+  return &backend;
+}
+
+}  // namespace thresher::kernels

@@ -1,0 +1,177 @@
+#include <cmath>
+
+#include "kernels/detail/adam_element.h"
+#include "kernels/detail/decoder_norm_device.h"
+#include "kernels/detail/sparse_decode_device.h"
+#include "kernels/detail/topk_device.h"
+#include "kernels/tree_sum.h"
+#include "tests/kernels/backend.h"
+#include "tests/kernels/backends.h"
+
+namespace thresher::kernels {
+namespace {
+
+/// A block whose threads take turns, in an order that no kernel may rely on.
+class HostBlock {
+ public:
+  explicit HostBlock(std::uint32_t threads) : threads_(threads) {}
+  std::uint32_t threads() const { return threads_; }
+  template <class F>
+  void each(F f) {
+    ++rounds_;
+    for (std::uint32_t i = 0; i < threads_; ++i) {
+      f(rounds_ % 2 == 0 ? i : threads_ - 1 - i);
+    }
+  }
+  std::uint32_t fetch_add(std::uint32_t* counter) { return (*counter)++; }
+
+ private:
+  std::uint32_t threads_;
+  std::uint32_t rounds_ = 0;
+};
+
+class DeviceCodeBackend final : public Backend {
+ public:
+  std::string name() const override { return "DeviceCode"; }
+
+  TopKOut topk(std::int64_t rows, std::int64_t cols, std::int64_t k,
+               const std::vector<float>& pre_acts, const std::vector<std::uint8_t>* mask) override {
+    TopKOut out{std::vector<float>(static_cast<std::size_t>(rows * k)),
+                std::vector<std::int32_t>(static_cast<std::size_t>(rows * k))};
+    std::uint32_t padded = 1;
+    while (padded < k) padded *= 2;
+    detail::TopKState state;
+    std::vector<std::uint64_t> entries(padded);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      HostBlock block(32);
+      const detail::TopKRow row{pre_acts.data() + r * cols,
+                                mask != nullptr ? mask->data() : nullptr,
+                                static_cast<std::uint32_t>(cols)};
+      detail::topk_block(block, row, static_cast<std::uint32_t>(k), padded, &state, entries.data(),
+                         out.values.data() + r * k, out.indices.data() + r * k);
+    }
+    return out;
+  }
+
+  std::vector<float> sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                   const std::vector<std::int32_t>& indices,
+                                   const std::vector<float>& values,
+                                   const std::vector<float>& W_dec,
+                                   const std::vector<float>* bias) override {
+    std::vector<float> recon;
+    for (std::int64_t i = 0; i < rows * d; ++i) {
+      recon.push_back(detail::decode_element(k, d, i % d, indices.data() + i / d * k,
+                                             values.data() + i / d * k, W_dec.data(),
+                                             bias != nullptr ? bias->data() : nullptr));
+    }
+    return recon;
+  }
+
+  std::vector<float> grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                 const std::vector<std::int32_t>& indices,
+                                 const std::vector<float>& grad_recon,
+                                 const std::vector<float>& W_dec) override {
+    constexpr std::uint32_t kThreads = 64;
+    std::vector<float> out(static_cast<std::size_t>(rows * k), -1.0f);
+    std::vector<float> sums(kThreads);
+    HostBlock block(kThreads);
+    for (std::int64_t slot = 0; slot < rows * k; slot += kThreads / detail::kDotLanes) {
+      detail::grad_values_block(block, slot, rows * k, k, d, indices.data(), grad_recon.data(),
+                                W_dec.data(), sums.data(), out.data());
+    }
+    return out;
+  }
+
+  std::vector<float> latent_rows(std::int64_t k, std::int64_t n_latents, std::int64_t d,
+                                 std::span<const Lane> lanes) override {
+    const LaneViews views(lanes, k, n_latents);
+    std::vector<float> out;
+    for (std::int64_t i = 0; i < n_latents * d; ++i) {
+      out.push_back(detail::latent_element(i / d, d, i % d, static_cast<std::int64_t>(lanes.size()),
+                                           views.rows.data()));
+    }
+    return out;
+  }
+
+  std::vector<float> latent_scalars(std::int64_t k, std::int64_t n_latents,
+                                    std::span<const Lane> lanes) override {
+    const LaneViews views(lanes, k, n_latents);
+    std::vector<float> out;
+    for (std::int64_t latent = 0; latent < n_latents; ++latent) {
+      out.push_back(detail::latent_scalar(latent, static_cast<std::int64_t>(lanes.size()),
+                                          views.rows.data()));
+    }
+    return out;
+  }
+
+  std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
+                               const std::vector<float>& W) override {
+    std::vector<float> norms;
+    for (const double square : squares(rows, cols, W)) {
+      norms.push_back(static_cast<float>(std::sqrt(square)));
+    }
+    return norms;
+  }
+
+  std::vector<float> normalise_rows(std::int64_t rows, std::int64_t cols,
+                                    std::vector<float> W) override {
+    for_each_group(rows, cols, [&](HostBlock& block, const detail::RowGroup& group) {
+      detail::normalise_rows_block(block, group, sums_.data(), W.data());
+    });
+    return W;
+  }
+
+  std::vector<float> remove_parallel_component(std::int64_t rows, std::int64_t cols,
+                                               const std::vector<float>& W,
+                                               std::vector<float> grad) override {
+    for_each_group(rows, cols, [&](HostBlock& block, const detail::RowGroup& group) {
+      detail::remove_parallel_block(block, group, W.data(), sums_.data(), grad.data());
+    });
+    return grad;
+  }
+
+  double sum_of_squares(std::int64_t rows, std::int64_t cols,
+                        const std::vector<float>& values) override {
+    return tree_sum(squares(rows, cols, values));
+  }
+
+  void adam(const AdamStep& step, const std::vector<float>& gradient, std::vector<float>& weights,
+            std::vector<float>& m, std::vector<float>& v) override {
+    const detail::AdamFactors factors = detail::adam_factors(step);
+    for (std::size_t i = 0; i < gradient.size(); ++i) {
+      detail::adam_element(factors, gradient[i], weights[i], m[i], v[i]);
+    }
+  }
+
+ private:
+  static constexpr std::uint32_t kRowThreads = 32;
+
+  template <class F>
+  void for_each_group(std::int64_t rows, std::int64_t cols, F f) {
+    HostBlock block(kRowThreads);
+    for (std::int64_t row = 0; row < rows; row += kRowThreads / detail::kRowLanes) {
+      f(block, detail::RowGroup{row, rows, cols});
+    }
+  }
+
+  std::vector<double> squares(std::int64_t rows, std::int64_t cols, const std::vector<float>& W) {
+    std::vector<double> out(static_cast<std::size_t>(rows), -1.0);
+    for_each_group(rows, cols, [&](HostBlock& block, const detail::RowGroup& group) {
+      detail::row_squares_block(
+          block, group, W.data(), sums_.data(),
+          [&](std::int64_t row, double sum) { out[static_cast<std::size_t>(row)] = sum; });
+    });
+    return out;
+  }
+
+  std::vector<double> sums_ = std::vector<double>(2 * kRowThreads);
+};
+
+}  // namespace
+
+Backend* device_code_backend() {
+  static DeviceCodeBackend backend;
+  return &backend;
+}
+
+}  // namespace thresher::kernels

@@ -1,0 +1,184 @@
+#include <cuda_runtime.h>
+
+#include "kernels/decoder_norm.h"
+#include "kernels/topk.h"
+#include "tests/kernels/backends.h"
+
+namespace thresher::kernels {
+namespace {
+
+/// A copy of host memory on the device, for one call.
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(const std::vector<T>& host) : size_(host.size()) {
+    if (size_ == 0) return;
+    check(cudaMalloc(reinterpret_cast<void**>(&data_), size_ * sizeof(T)));
+    check(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  explicit OnDevice(std::int64_t size) : OnDevice(std::vector<T>(static_cast<std::size_t>(size))) {}
+  ~OnDevice() { cudaFree(data_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice(OnDevice&& other) noexcept : data_(other.data_), size_(other.size_) {
+    other.data_ = nullptr;
+  }
+  T* data() { return data_; }
+  std::vector<T> to_host() const {
+    std::vector<T> host(size_);
+    check(cudaDeviceSynchronize());
+    if (size_ > 0) check(cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return host;
+  }
+
+ private:
+  static void check(cudaError_t status) {
+    if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
+  }
+  T* data_ = nullptr;
+  std::size_t size_;
+};
+
+constexpr Exec kOnGpu{Device::kCuda, nullptr};
+
+/// The lanes' arrays on the device; the table of pointers stays on the host, as the kernel wants
+/// it.
+class DeviceLanes {
+ public:
+  DeviceLanes(std::span<const Lane> lanes, std::int64_t k, std::int64_t n_latents) {
+    for (const Lane& lane : lanes) {
+      const SortedLane sorted(lane, k, n_latents);
+      offsets_.emplace_back(sorted.offsets);
+      integers_.emplace_back(sorted.pair_rows);
+      integers_.emplace_back(sorted.pair_slots);
+      floats_.emplace_back(lane.coefficients);
+      floats_.emplace_back(lane.inputs);
+      const std::size_t n = integers_.size();
+      rows.push_back({offsets_.back().data(), integers_[n - 2].data(), integers_[n - 1].data(),
+                      floats_[n - 2].data(), floats_[n - 1].data()});
+    }
+  }
+  std::vector<LatentRows> rows;
+
+ private:
+  std::vector<OnDevice<std::int64_t>> offsets_;
+  std::vector<OnDevice<std::int32_t>> integers_;
+  std::vector<OnDevice<float>> floats_;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  std::string name() const override { return "Cuda"; }
+
+  std::string reason_to_skip() const override {
+    int devices = 0;
+    const cudaError_t status = cudaGetDeviceCount(&devices);
+    if (status != cudaSuccess) return std::string("no usable GPU: ") + cudaGetErrorString(status);
+    return devices == 0 ? "no GPU in this machine" : "";
+  }
+
+  TopKOut topk(std::int64_t rows, std::int64_t cols, std::int64_t k,
+               const std::vector<float>& pre_acts, const std::vector<std::uint8_t>* mask) override {
+    OnDevice<float> input(pre_acts), values(rows * k);
+    OnDevice<std::int32_t> indices(rows * k);
+    if (mask == nullptr) {
+      kernels::topk(kOnGpu, rows, cols, k, input.data(), values.data(), indices.data());
+    } else {
+      OnDevice<std::uint8_t> device_mask(*mask);
+      kernels::topk_masked(kOnGpu, rows, cols, k, input.data(), device_mask.data(), values.data(),
+                           indices.data());
+      return {values.to_host(), indices.to_host()};
+    }
+    return {values.to_host(), indices.to_host()};
+  }
+
+  std::vector<float> sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                   const std::vector<std::int32_t>& indices,
+                                   const std::vector<float>& values,
+                                   const std::vector<float>& W_dec,
+                                   const std::vector<float>* bias) override {
+    OnDevice<std::int32_t> device_indices(indices);
+    OnDevice<float> device_values(values), weights(W_dec), recon(rows * d);
+    OnDevice<float> device_bias(bias != nullptr ? *bias : std::vector<float>());
+    kernels::sparse_decode(kOnGpu, rows, k, d, device_indices.data(), device_values.data(),
+                           weights.data(), device_bias.data(), recon.data());
+    return recon.to_host();
+  }
+
+  std::vector<float> grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+                                 const std::vector<std::int32_t>& indices,
+                                 const std::vector<float>& grad_recon,
+                                 const std::vector<float>& W_dec) override {
+    OnDevice<std::int32_t> device_indices(indices);
+    OnDevice<float> grad(grad_recon), weights(W_dec), out(rows * k);
+    kernels::sparse_decode_grad_values(kOnGpu, rows, k, d, device_indices.data(), grad.data(),
+                                       weights.data(), out.data());
+    return out.to_host();
+  }
+
+  std::vector<float> latent_rows(std::int64_t k, std::int64_t n_latents, std::int64_t d,
+                                 std::span<const Lane> lanes) override {
+    const DeviceLanes device_lanes(lanes, k, n_latents);
+    OnDevice<float> out(n_latents * d);
+    accumulate_latent_rows(kOnGpu, n_latents, d, static_cast<std::int64_t>(lanes.size()),
+                           device_lanes.rows.data(), out.data());
+    return out.to_host();
+  }
+
+  std::vector<float> latent_scalars(std::int64_t k, std::int64_t n_latents,
+                                    std::span<const Lane> lanes) override {
+    const DeviceLanes device_lanes(lanes, k, n_latents);
+    OnDevice<float> out(n_latents);
+    accumulate_latent_scalars(kOnGpu, n_latents, static_cast<std::int64_t>(lanes.size()),
+                              device_lanes.rows.data(), out.data());
+    return out.to_host();
+  }
+
+  std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
+                               const std::vector<float>& W) override {
+    OnDevice<float> weights(W), norms(rows);
+    kernels::row_norms(kOnGpu, rows, cols, weights.data(), norms.data());
+    return norms.to_host();
+  }
+
+  std::vector<float> normalise_rows(std::int64_t rows, std::int64_t cols,
+                                    std::vector<float> W) override {
+    OnDevice<float> weights(W);
+    kernels::normalise_rows(kOnGpu, rows, cols, weights.data());
+    return weights.to_host();
+  }
+
+  std::vector<float> remove_parallel_component(std::int64_t rows, std::int64_t cols,
+                                               const std::vector<float>& W,
+                                               std::vector<float> grad) override {
+    OnDevice<float> weights(W), device_grad(grad);
+    kernels::remove_parallel_component(kOnGpu, rows, cols, weights.data(), device_grad.data());
+    return device_grad.to_host();
+  }
+
+  double sum_of_squares(std::int64_t rows, std::int64_t cols,
+                        const std::vector<float>& values) override {
+    OnDevice<float> device_values(values);
+    return kernels::sum_of_squares(kOnGpu, rows, cols, device_values.data());
+  }
+
+  void adam(const AdamStep& step, const std::vector<float>& gradient, std::vector<float>& weights,
+            std::vector<float>& m, std::vector<float>& v) override {
+    OnDevice<float> g(gradient), w(weights), first(m), second(v);
+    kernels::adam(kOnGpu, step, static_cast<std::int64_t>(gradient.size()), g.data(), w.data(),
+                  first.data(), second.data());
+    weights = w.to_host();
+    m = first.to_host();
+    v = second.to_host();
+  }
+};
+
+}  // namespace
+
+Backend* cuda_backend() {
+  static CudaBackend backend;
+  return &backend;
+}
+
+std::vector<Backend*> backends_under_test() { return {cuda_backend()}; }
+
+}  // namespace thresher::kernels

@@ -1,0 +1,18 @@
+#include "tests/kernels/backend.h"
+
+namespace thresher::kernels {
+
+SortedLane::SortedLane(const Lane& lane, std::int64_t k, std::int64_t n_latents)
+    : offsets(static_cast<std::size_t>(n_latents + 1), -1),
+      pair_rows(static_cast<std::size_t>(lane.rows * k), -1),
+      pair_slots(pair_rows) {
+  sort_pairs_by_latent(lane.rows, k, n_latents, lane.indices.data(), lane.values.data(),
+                       offsets.data(), pair_rows.data(), pair_slots.data());
+}
+
+LatentRows SortedLane::view(const Lane& lane) const {
+  return {offsets.data(), pair_rows.data(), pair_slots.data(), lane.coefficients.data(),
+          lane.inputs.data()};
+}
+
+}  // namespace thresher::kernels

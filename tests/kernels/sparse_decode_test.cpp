@@ -1,0 +1,194 @@
+#include "kernels/sparse_decode.h"
+
+#include <cmath>
+
+#include "core/error.h"
+#include "kernels/reference.h"
+#include "tests/kernels/backends.h"
+#include "tests/kernels/kernel_test.h"
+
+namespace thresher::kernels {
+namespace {
+
+using Indices = std::vector<std::int32_t>;
+
+class SparseDecodeTest : public KernelTest {};
+
+TEST_P(SparseDecodeTest, AddsScaledDecoderRowsToTheBias) {
+  const std::vector<float> W_dec{1, 0, 0, 1, 5, 7};
+  const std::vector<float> bias{10, 20};
+  EXPECT_EQ(backend().sparse_decode(2, 2, 2, {0, 2, 1, 1}, {2, 1, 3, 0}, W_dec, &bias),
+            (std::vector<float>{17, 27, 10, 23}));
+  EXPECT_EQ(backend().sparse_decode(1, 1, 2, {2}, {-1}, W_dec, nullptr),
+            (std::vector<float>{-5, -7}));
+}
+
+TEST_P(SparseDecodeTest, SkipsZerosEvenBesideInfiniteWeights) {
+  const std::vector<float> W_dec{INFINITY, 1};
+  EXPECT_EQ(backend().sparse_decode(1, 2, 1, {0, 1}, {0, 4}, W_dec, nullptr),
+            std::vector<float>{4});
+}
+
+TEST_P(SparseDecodeTest, EqualsTheReferenceBitForBitOnIntegers) {
+  Draws draws(21);
+  for (int round = 0; round < 250; ++round) {
+    const std::int64_t rows = draws.size(0, 33), k = draws.integer(0, 9), d = draws.size(1, 130);
+    const std::int64_t n_latents = draws.size(1, 129);
+    const auto indices = draws.latents(rows * k, n_latents);
+    const auto values = draws.integers(rows * k), W_dec = draws.integers(n_latents * d);
+    const auto grad_recon = draws.integers(rows * d), bias = draws.integers(d);
+    const auto* some_bias = draws.integer(0, 1) == 0 ? &bias : nullptr;
+    std::vector<float> recon(static_cast<std::size_t>(rows * d)),
+        grads(static_cast<std::size_t>(rows * k));
+    reference::sparse_decode(rows, k, d, indices.data(), values.data(), W_dec.data(),
+                             some_bias != nullptr ? bias.data() : nullptr, recon.data());
+    reference::sparse_decode_grad_values(rows, k, d, indices.data(), grad_recon.data(),
+                                         W_dec.data(), grads.data());
+    ASSERT_EQ(backend().sparse_decode(rows, k, d, indices, values, W_dec, some_bias), recon);
+    ASSERT_EQ(backend().grad_values(rows, k, d, indices, grad_recon, W_dec), grads);
+  }
+}
+
+TEST_P(SparseDecodeTest, GivesTheBitsOfTheCpuOnRealNumbers) {
+  Draws draws(22);
+  for (const std::int64_t d : {1, 7, 16, 31, 576, 769}) {
+    const std::int64_t rows = 20, k = 8, n_latents = 50;
+    const auto indices = draws.latents(rows * k, n_latents);
+    const auto values = draws.reals(rows * k), W_dec = draws.reals(n_latents * d);
+    const auto grad_recon = draws.reals(rows * d), bias = draws.reals(d);
+    Backend& cpu = *cpu_backend();
+    EXPECT_EQ(bits(backend().sparse_decode(rows, k, d, indices, values, W_dec, &bias)),
+              bits(cpu.sparse_decode(rows, k, d, indices, values, W_dec, &bias)));
+    const auto grads = backend().grad_values(rows, k, d, indices, grad_recon, W_dec);
+    EXPECT_EQ(bits(grads), bits(cpu.grad_values(rows, k, d, indices, grad_recon, W_dec)));
+    std::vector<float> expected(grads.size());
+    reference::sparse_decode_grad_values(rows, k, d, indices.data(), grad_recon.data(),
+                                         W_dec.data(), expected.data());
+    for (std::size_t i = 0; i < grads.size(); ++i) EXPECT_NEAR(grads[i], expected[i], 1e-4);
+  }
+}
+
+/// Lanes with `k` pairs a row; about one pair in four is silent.
+std::vector<Lane> random_lanes(Draws& draws, std::int64_t n_lanes, std::int64_t max_rows,
+                               std::int64_t k, std::int64_t n_latents, std::int64_t d,
+                               bool is_integer) {
+  std::vector<Lane> lanes(static_cast<std::size_t>(n_lanes));
+  for (Lane& lane : lanes) {
+    lane.rows = draws.integer(0, max_rows);
+    lane.indices = draws.latents(lane.rows * k, n_latents);
+    lane.values = draws.reals(lane.rows * k);
+    for (float& value : lane.values) value = draws.integer(0, 3) == 0 ? 0.0f : value;
+    lane.coefficients = is_integer ? draws.integers(lane.rows * k) : draws.reals(lane.rows * k);
+    lane.inputs = is_integer ? draws.integers(lane.rows * d) : draws.reals(lane.rows * d);
+  }
+  return lanes;
+}
+
+class AccumulateTest : public KernelTest {};
+
+TEST_P(AccumulateTest, SumsTheRowsOfEachLatent) {
+  const Lane lane{2, {1, 0, 1, 1}, {1, 1, 1, 0}, {2, 3, 4, 100}, {1, 10, 5, 50}};
+  const std::vector<Lane> lanes{lane};
+  EXPECT_EQ(backend().latent_rows(2, 3, 2, lanes), (std::vector<float>{3, 30, 22, 220, 0, 0}));
+  EXPECT_EQ(backend().latent_scalars(2, 3, lanes), (std::vector<float>{3, 6, 0}));
+}
+
+TEST_P(AccumulateTest, EqualsTheReferenceBitForBitOnIntegers) {
+  Draws draws(23);
+  for (int round = 0; round < 250; ++round) {
+    const std::int64_t n_lanes = std::int64_t{1} << draws.integer(0, 4);
+    const std::int64_t k = draws.integer(1, 6), n_latents = draws.size(1, 65),
+                       d = draws.size(1, 70);
+    const auto lanes = random_lanes(draws, n_lanes, 12, k, n_latents, d, true);
+    std::vector<float> rows(static_cast<std::size_t>(n_latents * d)), part(rows.size());
+    for (const Lane& lane : lanes) {
+      reference::accumulate_latent_rows(lane.rows, k, n_latents, d, lane.indices.data(),
+                                        lane.values.data(), lane.coefficients.data(),
+                                        lane.inputs.data(), part.data());
+      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] += part[i];
+    }
+    ASSERT_EQ(backend().latent_rows(k, n_latents, d, lanes), rows);
+    std::vector<float> scalars(static_cast<std::size_t>(n_latents));
+    for (const Lane& lane : lanes) {
+      for (std::size_t slot = 0; slot < lane.indices.size(); ++slot) {
+        if (lane.values[slot] != 0.0f) {
+          scalars[static_cast<std::size_t>(lane.indices[slot])] += lane.coefficients[slot];
+        }
+      }
+    }
+    ASSERT_EQ(backend().latent_scalars(k, n_latents, lanes), scalars);
+  }
+}
+
+TEST_P(AccumulateTest, HalvesOfTheLanesAddUpToTheSameBits) {
+  Draws draws(24);
+  for (int round = 0; round < 50; ++round) {
+    const std::int64_t k = 4, n_latents = draws.size(1, 40), d = draws.size(1, 40);
+    const auto lanes = random_lanes(draws, 8, 9, k, n_latents, d, false);
+    const std::span<const Lane> all(lanes);
+    const auto add = [](std::vector<float> left, const std::vector<float>& right) {
+      for (std::size_t i = 0; i < left.size(); ++i) left[i] += right[i];
+      return bits(left);
+    };
+    ASSERT_EQ(bits(backend().latent_rows(k, n_latents, d, all)),
+              add(backend().latent_rows(k, n_latents, d, all.first(4)),
+                  backend().latent_rows(k, n_latents, d, all.last(4))));
+    ASSERT_EQ(bits(backend().latent_scalars(k, n_latents, all)),
+              add(backend().latent_scalars(k, n_latents, all.first(4)),
+                  backend().latent_scalars(k, n_latents, all.last(4))));
+  }
+}
+
+TEST_P(AccumulateTest, GivesTheBitsOfTheCpuOnRealNumbers) {
+  Draws draws(25);
+  const auto lanes = random_lanes(draws, 8, 40, 8, 60, 97, false);
+  EXPECT_EQ(bits(backend().latent_rows(8, 60, 97, lanes)),
+            bits(cpu_backend()->latent_rows(8, 60, 97, lanes)));
+  EXPECT_EQ(bits(backend().latent_scalars(8, 60, lanes)),
+            bits(cpu_backend()->latent_scalars(8, 60, lanes)));
+}
+
+INSTANTIATE_TEST_SUITE_P(On, SparseDecodeTest, testing::ValuesIn(backends_under_test()),
+                         backend_name);
+INSTANTIATE_TEST_SUITE_P(On, AccumulateTest, testing::ValuesIn(backends_under_test()),
+                         backend_name);
+
+TEST(SortPairsTest, OrdersByLatentAndThenByRow) {
+  const Lane lane{3, {2, 0, 2, 1, 0, 2}, {1, 1, 1, 0, 1, 1}, {}, {}};
+  const SortedLane sorted(lane, 2, 4);
+  EXPECT_EQ(sorted.offsets, (std::vector<std::int64_t>{0, 2, 2, 5, 5}));
+  EXPECT_EQ((Indices{sorted.pair_rows.begin(), sorted.pair_rows.begin() + 5}),
+            (Indices{0, 2, 0, 1, 2}));
+  EXPECT_EQ((Indices{sorted.pair_slots.begin(), sorted.pair_slots.begin() + 5}),
+            (Indices{1, 4, 0, 2, 5}));
+}
+
+TEST(SortPairsTest, AcceptsNothing) {
+  EXPECT_EQ(SortedLane(Lane{}, 3, 2).offsets, (std::vector<std::int64_t>{0, 0, 0}));
+  EXPECT_EQ(SortedLane(Lane{}, 0, 0).offsets, std::vector<std::int64_t>{0});
+}
+
+TEST(SortPairsTest, RefusesALatentOutOfRange) {
+  try {
+    const SortedLane sorted(Lane{2, {0, 1, 2, 9}, {1, 1, 1, 1}, {}, {}}, 2, 9);
+    FAIL() << "expected InternalError";
+  } catch (const InternalError& error) {
+    EXPECT_STREQ(error.what(), "sort_pairs_by_latent: latent 9 of row 1, expected 0 <= latent < 9");
+  }
+}
+
+TEST(SortPairsTest, IgnoresTheIndexOfASilentPair) {
+  EXPECT_EQ(SortedLane(Lane{1, {-1}, {0}, {}, {}}, 1, 2).offsets,
+            (std::vector<std::int64_t>{0, 0, 0}));
+}
+
+TEST(AccumulateArgumentsTest, RefusesLanesThatAreNoPowerOfTwo) {
+  const Lane lane;
+  const SortedLane sorted(lane, 1, 1);
+  const std::vector<LatentRows> views(3, sorted.view(lane));
+  float out = 0;
+  EXPECT_THROW(accumulate_latent_rows({}, 1, 1, 3, views.data(), &out), InternalError);
+}
+
+}  // namespace
+}  // namespace thresher::kernels
