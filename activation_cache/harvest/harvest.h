@@ -9,7 +9,8 @@
 
 namespace thresher::activation_cache {
 
-/// Before work starts: what it will need. Numbers are for people; `disk_bytes` is also compared with free space.
+/// Before work starts: what it will need. Numbers are for people; `disk_bytes` is also compared
+/// with free space.
 struct HarvestEstimate {
   std::int64_t units = 0, units_left = 0, tokens = 0;
   std::uint64_t disk_bytes = 0;
@@ -18,27 +19,30 @@ struct HarvestEstimate {
 };
 
 struct HarvestResult {
-  std::int64_t tokens = 0;            // harvested by all ranks in this call
-  std::int64_t rows = 0;              // in the whole cache
+  std::int64_t tokens = 0;  // harvested by all ranks in this call
+  std::int64_t rows = 0;    // in the whole cache
   double seconds = 0;
-  bool was_complete = false;          // nothing was left to do
+  bool was_complete = false;  // nothing was left to do
 };
 
-/// Fills (or continues) the cache in config.dir over all ranks. Exits by StoppedBySignal when a stop was requested
-/// (core/stop_signal.h). ConfigError (78) for a cache with another identity, naming the first difference, or one that
-/// another harvest holds; IoError (74) when the disk cannot hold the result. Any rank count gives the same bytes.
-/// `corpus_identity` is whatever decides the contexts (fingerprint); `seed` orders the rows inside a unit.
-HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& contexts, const Json& corpus_identity,
-                      const corpus::Tokenizer& tokenizer, host_model::HostModel& model, comm::Communicator& comm,
-                      std::uint64_t seed);
+/// Fills (or continues) the cache in config.dir over all ranks. Exits by StoppedBySignal when a
+/// stop was requested (core/stop_signal.h). ConfigError (78) for a cache with another identity,
+/// naming the first difference, or one that another harvest holds; IoError (74) when the disk
+/// cannot hold the result. Any rank count gives the same bytes. `corpus_identity` is whatever
+/// decides the contexts (fingerprint); `seed` orders the rows inside a unit.
+HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
+                      const Json& corpus_identity, const corpus::Tokenizer& tokenizer,
+                      host_model::HostModel& model, comm::Communicator& comm, std::uint64_t seed);
 
 HarvestEstimate estimate_harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
                                  const host_model::HostModel& model, int world_size);
 
-/// The rule by which positions are kept, shared by harvest and evaluation: true where a row of activations belongs to
-/// the cache. `token_ids` and `positions` are [n_contexts, context_tokens] int64, `activations` [tokens, width] one a
-/// hook point of the cache, `norm_limits` one a hook point (read_norm_limits) or empty when the rule is off.
-std::vector<std::uint8_t> kept_positions(const CacheConfig& config, const corpus::Tokenizer& tokenizer,
+/// The rule by which positions are kept, shared by harvest and evaluation: true where a row of
+/// activations belongs to the cache. `token_ids` and `positions` are [n_contexts, context_tokens]
+/// int64, `activations` [tokens, width] one a hook point of the cache, `norm_limits` one a hook
+/// point (read_norm_limits) or empty when the rule is off.
+std::vector<std::uint8_t> kept_positions(const CacheConfig& config,
+                                         const corpus::Tokenizer& tokenizer,
                                          const at::Tensor& token_ids, const at::Tensor& positions,
                                          const std::vector<at::Tensor>& activations,
                                          const std::vector<double>& norm_limits);

@@ -1,0 +1,223 @@
+#include "activation_cache/harvest/harvest.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "activation_cache/cache_format.h"
+#include "activation_cache/harvest/harvest_plan.h"
+#include "activation_cache/harvest/pulse.h"
+#include "activation_cache/harvest/unit_worker.h"
+#include "activation_cache/manifest.h"
+#include "activation_cache/publish.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/log.h"
+#include "core/progress.h"
+
+namespace thresher::activation_cache {
+
+namespace {
+
+// File systems take some space for themselves.
+constexpr double kDiskMargin = 1.05;
+
+/// What rank 0 finds in the folder, told to all.
+struct Opening {
+  bool is_complete = false;
+  bool are_limits_known = false;
+  std::int64_t rows = 0;  // of a complete cache
+  std::vector<double> norm_limits;
+  std::vector<std::int64_t> todo;
+
+  Json to_json() const {
+    return Json::object({{"is_complete", is_complete},
+                         {"are_limits_known", are_limits_known},
+                         {"rows", rows},
+                         {"norm_limits", Json::array_of(norm_limits)},
+                         {"todo", Json::array_of(todo)}});
+  }
+  static Opening from_json(const Json& json) {
+    Opening opening{json.at("is_complete").as_bool(),
+                    json.at("are_limits_known").as_bool(),
+                    json.at("rows").as_int(),
+                    read_norm_limits(json),
+                    {}};
+    for (const Json& unit : json.at("todo").as_array()) opening.todo.push_back(unit.as_int());
+    return opening;
+  }
+};
+
+/// Rank 0's value to everyone.
+Json broadcast_json(comm::Communicator& comm, const Json& json, std::string_view what) {
+  const std::string text = json.dump();
+  std::vector<std::byte> bytes(text.size());
+  std::memcpy(bytes.data(), text.data(), text.size());
+  comm.broadcast(bytes, 0, what);
+  const std::string_view received(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  return Json::parse(received, what);
+}
+
+void check_disk(const std::filesystem::path& dir, const CacheIdentity& identity,
+                const std::vector<std::int64_t>& todo) {
+  std::uint64_t bytes = 0;
+  for (const std::int64_t unit : todo) bytes += shard_bytes_at_most(identity, unit);
+  const auto needed = static_cast<std::uint64_t>(static_cast<double>(bytes) * kDiskMargin);
+  const std::uint64_t free = free_disk_bytes(dir);
+  if (needed <= free) return;
+  throw IoError(
+      fmt::format("{}: the harvest needs {} more, the disk has {} free", dir.string(),
+                  format_bytes(needed), format_bytes(free)),
+      "room for the whole cache before work starts",
+      "free some space, harvest less text or fewer hook points, or choose another cache.dir");
+}
+
+void refuse_foreign_shards(const std::filesystem::path& dir) {
+  for (const char* folder : {kShardFolder, kCommitFolder}) {
+    if (!std::filesystem::is_directory(dir / folder) || list_folder(dir / folder).empty()) continue;
+    throw ConfigError(
+        fmt::format("{}: there are {} but no {}", dir.string(), folder, kIdentityFile),
+        "an empty folder or a cache", "choose another cache.dir");
+  }
+}
+
+/// Rank 0 opens the folder; `lock` is taken unless the cache is complete.
+Opening open_folder(const std::filesystem::path& dir, const CacheIdentity& identity,
+                    std::optional<FolderLock>& lock) {
+  Opening opening;
+  // Twice: another harvest may have ended between the look and the lock.
+  for (int look = 0; look < 2; ++look) {
+    if (std::filesystem::exists(dir / kIdentityFile)) {
+      check_same_identity(dir, read_cache_identity(dir), identity);
+      const CacheIdentity found = read_identity(dir);
+      opening.norm_limits = found.norm_limits;
+      opening.are_limits_known = true;
+      if (is_cache_complete(dir)) {
+        opening.is_complete = true;
+        opening.rows = read_manifest(dir, found).rows;
+        return opening;
+      }
+    }
+    if (look > 0) break;
+    make_folders(dir);
+    lock.emplace(dir, "harvest");
+  }
+  if (!opening.are_limits_known) refuse_foreign_shards(dir);
+  opening.todo = recover_cache(dir, identity).todo;
+  check_disk(dir, identity, opening.todo);
+  if (!opening.are_limits_known && identity.drop_norm_above <= 0) {
+    write_identity(dir, identity);
+    failpoint(failpoints::kIdentityWritten);
+    opening.are_limits_known = true;
+  }
+  return opening;
+}
+
+std::int64_t tokens_of(const CacheIdentity& identity, const std::vector<std::int64_t>& units) {
+  std::int64_t tokens = 0;
+  for (const std::int64_t unit : units) {
+    tokens += identity.unit_range(unit).n_contexts * identity.context_tokens;
+  }
+  return tokens;
+}
+
+void report(const std::filesystem::path& dir, const Manifest& manifest) {
+  log_info(fmt::format("{}: {} rows in {} units, {}; dropped {} first, {} special, {} by norm",
+                       dir.string(), manifest.rows, manifest.units.size(),
+                       format_bytes(manifest.bytes), manifest.dropped.first,
+                       manifest.dropped.special, manifest.dropped.norm));
+}
+
+/// How far the cache has come when all ranks have left their work.
+struct Closing {
+  std::int64_t committed = 0;
+  std::int64_t rows = 0;
+};
+
+Closing close_folder(const std::filesystem::path& dir) {
+  // Stopped before unit 0 was whole: nothing was written.
+  if (!std::filesystem::exists(dir / kIdentityFile)) return {};
+  const CacheIdentity identity = read_identity(dir);
+  const CommittedUnits committed = read_committed_units(dir, identity);
+  Closing closing{static_cast<std::int64_t>(committed.size()), 0};
+  if (closing.committed < identity.n_units()) return closing;
+  failpoint(failpoints::kAllCommitted);
+  write_manifest(dir, identity, committed);
+  failpoint(failpoints::kManifestWritten);
+  const Manifest manifest = read_manifest(dir, identity);
+  report(dir, manifest);
+  closing.rows = manifest.rows;
+  return closing;
+}
+
+}  // namespace
+
+HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
+                      const Json& corpus_identity, const corpus::Tokenizer& tokenizer,
+                      host_model::HostModel& model, comm::Communicator& comm, std::uint64_t seed) {
+  const auto begin = std::chrono::steady_clock::now();
+  const std::filesystem::path dir = config.dir;
+  CacheIdentity identity;
+  std::optional<FolderLock> lock;
+  Opening opening;
+  run_with_pulse(comm, "harvest: opening the cache", [&](Pulse&) {
+    identity = plan_cache(config, contexts, model);
+    identity.tokenizer_fingerprint = tokenizer.fingerprint();
+    identity.corpus = corpus_identity;
+    identity.seed = seed;
+    if (comm.is_root()) opening = open_folder(dir, identity, lock);
+  });
+  opening = Opening::from_json(broadcast_json(comm, opening.to_json(), "harvest: units to do"));
+  HarvestResult result;
+  if (opening.is_complete) {
+    result.was_complete = true;
+    result.rows = opening.rows;
+    return result;
+  }
+  identity.norm_limits = opening.norm_limits;
+
+  std::vector<std::int64_t> own;
+  for (std::size_t i = comm.rank(); i < opening.todo.size(); i += comm.world_size()) {
+    own.push_back(opening.todo[i]);
+  }
+  const std::int64_t all_tokens = identity.n_contexts * identity.context_tokens;
+  const std::int64_t done_before = all_tokens - tokens_of(identity, opening.todo);
+  Progress progress("harvest", "tokens", all_tokens, done_before, comm.is_root());
+  const auto show = [&](const Pulse& pulse) {
+    result.tokens = pulse.tokens_of_all();
+    progress.update(done_before + result.tokens);
+  };
+  const bool was_stopped = run_with_pulse(
+      comm, "harvest: making units",
+      [&](Pulse& pulse) {
+        if (own.empty()) return;
+        UnitWorker worker(dir, identity, opening.are_limits_known, contexts, tokenizer, model,
+                          comm.rank());
+        worker.run(own, pulse, [&] { show(pulse); });
+      },
+      show);
+  if (!was_stopped) progress.finish();
+
+  Closing closing;
+  run_with_pulse(comm, "harvest: closing the cache", [&](Pulse&) {
+    if (comm.is_root()) closing = close_folder(dir);
+  });
+  const Json closed =
+      broadcast_json(comm, Json::object({{"committed", closing.committed}, {"rows", closing.rows}}),
+                     "harvest: result");
+  const std::int64_t committed = closed.at("committed").as_int();
+  if (committed < identity.n_units()) {
+    THRESHER_CHECK(was_stopped, "units are left only when a stop was asked for");
+    throw StoppedBySignal(fmt::format("{}: harvest stopped by a signal with {} of {} units saved",
+                                      dir.string(), committed, identity.n_units()),
+                          "", "run the same command again to continue");
+  }
+  result.rows = closed.at("rows").as_int();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return result;
+}
+
+}  // namespace thresher::activation_cache

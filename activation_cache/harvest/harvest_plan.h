@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "activation_cache/cache.h"
+#include "activation_cache/cache_format.h"
+#include "corpus/corpus.h"
+#include "host_model/host_model.h"
+
+namespace thresher::activation_cache {
+
+/// The part of the identity that follows from config, contexts and model: everything but tokenizer,
+/// corpus, seed and norm limits. ConfigError for a config that cannot work with them.
+CacheIdentity plan_cache(const CacheConfig& config, const corpus::PackedContexts& contexts,
+                         const host_model::HostModel& model);
+
+/// An upper bound on the bytes of a unit's shard (dropped positions take no place).
+std::uint64_t shard_bytes_at_most(const CacheIdentity& identity, std::int64_t unit);
+
+/// Where the host model is read, in the order of the cache.
+std::vector<host_model::HookPoint> parse_hook_points(const CacheIdentity& identity);
+
+}  // namespace thresher::activation_cache
