@@ -1,0 +1,96 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <vector>
+
+#include "evaluation/evaluation.h"
+
+namespace thresher::evaluation {
+namespace {
+
+struct Column {
+  const char* name;
+  int decimals;
+};
+constexpr std::array<Column, 10> kColumns = {{{"fvu", 3},
+                                              {"l0", 1},
+                                              {"ce_clean", 3},
+                                              {"ce_spliced", 3},
+                                              {"ce_zero_ablated", 3},
+                                              {"ce_mean_ablated", 3},
+                                              {"ce_recovered_zero", 3},
+                                              {"ce_recovered_mean", 3},
+                                              {"dead_fraction", 3},
+                                              {"n_tokens", 0}}};
+
+std::string cell(const Json* value, int decimals) {
+  if (value == nullptr || value->is_null()) return "-";
+  return fmt::format("{:.{}f}", value->as_double(), decimals);
+}
+
+std::vector<std::string> line_of(const std::string& label, const Json& figures,
+                                 const Json* tokens_per_second) {
+  std::vector<std::string> cells = {label};
+  for (const Column& column : kColumns)
+    cells.push_back(cell(figures.find(column.name), column.decimals));
+  cells.push_back(cell(tokens_per_second, 0));
+  return cells;
+}
+
+std::string baseline_label(const std::string& name, const Json& figures) {
+  const Json* components = figures.find("n_components");
+  return components == nullptr ? "- " + name
+                               : fmt::format("- {} ({} components)", name, components->as_int());
+}
+
+/// Markdown, aligned so that it also reads well as it is.
+std::string render(const std::vector<std::vector<std::string>>& lines) {
+  std::vector<std::size_t> widths(lines.front().size(), 0);
+  for (const auto& line : lines) {
+    for (std::size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+  }
+  std::string out;
+  for (std::size_t row = 0; row < lines.size(); ++row) {
+    for (std::size_t i = 0; i < widths.size(); ++i) {
+      out += i == 0 ? fmt::format("| {:<{}} |", lines[row][i], widths[i])
+                    : fmt::format(" {:>{}} |", lines[row][i], widths[i]);
+    }
+    out += '\n';
+    if (row > 0) continue;
+    for (std::size_t i = 0; i < widths.size(); ++i) {
+      out += i == 0 ? fmt::format("| {:-<{}} |", "", widths[i])
+                    : fmt::format(" {:-<{}}: |", "", widths[i] - 1);
+    }
+    out += '\n';
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string evaluation_table(const Json& evaluation) {
+  std::vector<std::vector<std::string>> lines(1, {"sae"});
+  for (const Column& column : kColumns) {
+    lines[0].emplace_back(std::string_view(column.name) == "n_tokens" ? "tokens" : column.name);
+  }
+  lines[0].emplace_back("tokens/s");
+  const Json* timing = evaluation.find("timing");
+  const Json* rates = timing == nullptr ? nullptr : timing->find("tokens_per_second");
+  const auto rate_of = [rates](const std::string& name) {
+    return rates == nullptr ? nullptr : rates->find(name);
+  };
+  for (const auto& [name, figures] : evaluation.at("candidates").as_object()) {
+    lines.push_back(line_of(name, figures, rate_of(name)));
+    const Json* baselines = figures.find("baselines");
+    if (baselines == nullptr) continue;
+    for (const auto& [baseline, its_figures] : baselines->as_object()) {
+      lines.push_back(line_of(baseline_label(baseline, its_figures), its_figures,
+                              rate_of(name + "/" + baseline)));
+    }
+  }
+  return render(lines);
+}
+
+}  // namespace thresher::evaluation
