@@ -84,7 +84,7 @@ void ReconstructionMetrics::add_reconstruction(const at::Tensor& x_rows,
     }
     sum_squares_ += centred_squares;
     sum_squared_error_ += error;
-    const double norms = std::sqrt(x_squares) * std::sqrt(recon_squares);
+    const double norms = std::sqrt(x_squares * recon_squares);  // of floats: cannot overflow
     // A zero vector has no direction; it counts 0. NaN must not be hidden by that.
     sum_cosine_ += norms == 0 ? 0 : product / norms;
   }

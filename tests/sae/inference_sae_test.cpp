@@ -1,0 +1,116 @@
+#include "sae/inference_sae.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "tests/sae/sae_testing.h"
+
+namespace thresher::sae {
+namespace {
+
+using testing::normal_values;
+using testing::relative_difference;
+
+constexpr std::int64_t kDim = 24;
+
+InferenceSae hand_made(const std::string& architecture) {
+  InferenceSae sae;
+  sae.architecture = architecture;
+  sae.apply_b_dec_to_input = false;
+  sae.k = 2;
+  sae.W_enc = at::eye(3);
+  sae.b_enc = at::zeros({3});
+  sae.W_dec = at::eye(3);
+  sae.b_dec = at::full({3}, 10.0);
+  return sae;
+}
+
+at::Tensor row(std::vector<float> values) {
+  return at::tensor(values, at::kFloat).reshape({1, -1});
+}
+
+TEST(InferenceSaeTest, KeepsTheKLargestThenReluForTopK) {
+  const InferenceSae sae = hand_made("topk");
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({3, -1, 2})), row({3, 0, 2})));
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({-3, -1, 2})), row({0, 0, 2})));
+  // Equal values: the lower latent wins.
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({1, 1, 1})), row({1, 1, 0})));
+  EXPECT_TRUE(at::equal(sae.reconstruct(row({3, -1, 2})), row({13, 10, 12})));
+}
+
+TEST(InferenceSaeTest, KeepsEveryPositiveLatentForStandard) {
+  InferenceSae sae = hand_made("standard");
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({3, -1, 2})), row({3, 0, 2})));
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({1, 1, 1})), row({1, 1, 1})));
+  sae.apply_b_dec_to_input = true;
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({13, 9, 12})), row({3, 0, 2})));
+}
+
+TEST(InferenceSaeTest, SparseLatentsAreTheDenseOnesWithoutZeros) {
+  for (const std::string architecture : {"topk", "standard"}) {
+    const InferenceSae sae = hand_made(architecture);
+    const at::Tensor x = normal_values({40, 3}, 1);
+    const SparseLatents sparse = sae.encode_sparse(x);
+    const at::Tensor dense =
+        at::zeros({40, 3}).scatter_add_(1, sparse.indices.to(at::kLong), sparse.values);
+    EXPECT_TRUE(at::equal(dense, sae.encode_dense(x))) << architecture;
+    EXPECT_EQ(sparse.values.size(1), architecture == "topk" ? 2 : 3);
+  }
+  EXPECT_EQ(hand_made("standard").encode_sparse(row({-1, -1, -1})).values.size(1), 0);
+}
+
+class ExportTest : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Types, ExportTest, ::testing::Values("topk", "relu_l1"),
+                         [](const auto& param_info) { return param_info.param; });
+
+/// The reconstruction in the space of the training data, from the trained parameters, in float64,
+/// taken back to activations.
+at::Tensor training_space_reconstruction(TrainingSae& sae, const InputTransform& transform,
+                                         const at::Tensor& activations) {
+  std::vector<at::Tensor> p;
+  for (const Parameter& parameter : sae.parameters()) p.push_back(parameter.weight.to(at::kDouble));
+  const at::Tensor centre = at::tensor(transform.centre, at::kDouble);
+  const at::Tensor x = (activations.to(at::kDouble) - centre) * transform.scale;
+  at::Tensor acts;
+  if (const auto* topk = dynamic_cast<const TopKConfig*>(&sae.config())) {
+    const at::Tensor pre_acts = at::mm(x - p[3], p[0]) + p[1];
+    const auto [values, indices] = pre_acts.topk(topk->k, 1);
+    acts = at::zeros_like(pre_acts).scatter_(1, indices, values.relu());
+  } else {
+    acts = (at::mm(x, p[0]) + p[1]).relu();
+  }
+  return (at::mm(acts, p[2]) + p[3]) / transform.scale + centre;
+}
+
+TEST_P(ExportTest, ReconstructsAsInTrainingWithTheInputTransformFolded) {
+  const auto config = default_sae_config(GetParam());
+  config->name = "a";
+  config->hook_point = "blocks.3.hook_resid_post";
+  if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) topk->k = 6;
+  const auto sae = make_training_sae(*config, kDim);
+  sae->initialise(1, normal_values({128, kDim}, 1));
+  const auto comm = comm::make_self_communicator();
+  testing::train(*sae, 20, 64, 1000, 4, *comm);
+
+  InputTransform transform;
+  const at::Tensor centre = normal_values({kDim}, 2);
+  for (std::int64_t j = 0; j < kDim; ++j) transform.centre.push_back(20 * centre[j].item<double>());
+  transform.scale = 0.37;
+  const at::Tensor activations =
+      normal_values({200, kDim}, 3) / 0.37 + at::tensor(transform.centre, at::kFloat);
+
+  const InferenceSae inference = sae->to_inference(transform);
+  const at::Tensor expected = training_space_reconstruction(*sae, transform, activations);
+  EXPECT_LE(relative_difference(inference.reconstruct(activations), expected), 1e-5);
+  EXPECT_LE((inference.W_dec.norm(2, 1) - 1).abs().max().item<double>(), 1e-6);
+  EXPECT_TRUE(inference.W_enc.is_contiguous());
+  EXPECT_EQ(inference.metadata.at("hook_name").as_string(), "blocks.3.hook_resid_post");
+  // The export is a copy: training on must not move it.
+  const at::Tensor before = inference.W_enc.clone();
+  testing::train(*sae, 1, 64, 1000, 4, *comm);
+  EXPECT_TRUE(at::equal(inference.W_enc, before));
+}
+
+}  // namespace
+}  // namespace thresher::sae

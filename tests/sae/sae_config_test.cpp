@@ -1,0 +1,110 @@
+#include "sae/sae_config.h"
+
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "sae/training_sae.h"
+#include "tests/sae/sae_testing.h"
+
+namespace thresher::sae {
+namespace {
+
+using testing::first_line_of;
+
+std::unique_ptr<SaeConfig> read(const std::string& yaml) {
+  return read_sae_config(parse_config(yaml, "a.yaml"), "sae[0]");
+}
+
+std::string message_of(const std::string& yaml) {
+  try {
+    read(yaml);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(SaeConfigTest, MakesTheVariantThatTypeNames) {
+  const auto config = read("{name: a, hook_point: h, type: topk, k: 16, aux_k: 100}");
+  const auto* topk = dynamic_cast<const TopKConfig*>(config.get());
+  ASSERT_NE(topk, nullptr);
+  EXPECT_EQ(topk->type, "topk");
+  EXPECT_EQ(topk->k, 16);
+  EXPECT_EQ(topk->aux_k, 100);
+  EXPECT_EQ(topk->aux_coefficient, 1.0 / 32);
+  EXPECT_EQ(topk->decoder_bias_init, "geometric_median");
+  EXPECT_EQ(topk->latents(576), 2304);
+}
+
+TEST(SaeConfigTest, StartsReluL1WithZeroBiases) {
+  const auto config = read("{hook_point: h, type: relu_l1, n_latents: 100}");
+  EXPECT_NE(dynamic_cast<const ReluL1Config*>(config.get()), nullptr);
+  EXPECT_EQ(config->decoder_bias_init, "zero");
+  EXPECT_EQ(config->latents(576), 100);
+  EXPECT_EQ(config->name, "relu_l1");
+}
+
+TEST(SaeConfigTest, ListsTheTypesAndThePlaceOfAnUnknownOne) {
+  EXPECT_EQ(message_of("name: a\nhook_point: h\ntype: topkk\n"),
+            "a.yaml:3:7: sae[0].type = topkk is not known\n"
+            "  expected: one of topk, relu_l1\n"
+            "  hint: did you mean topk?");
+  EXPECT_EQ(message_of("name: a\nhook_point: h\n"),
+            "a.yaml:1:1: sae[0].type is missing\n"
+            "  expected: The SAE variant: topk, relu_l1.");
+}
+
+TEST(SaeConfigTest, RefusesAnotherVariantsKey) {
+  EXPECT_EQ(first_line_of([] { read("{name: a, hook_point: h, type: relu_l1, k: 3}"); }),
+            "a.yaml:1:41: unknown key sae[0].k");
+}
+
+TEST(SaeConfigTest, RefusesNamesThatCannotNameAFolder) {
+  EXPECT_EQ(first_line_of([] { read("{name: ../a, hook_point: h, type: topk}"); }),
+            "a.yaml:1:8: sae[0].name = \"../a\" cannot name a folder");
+}
+
+TEST(SaeConfigTest, RefusesValuesOutOfRange) {
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: topk, k: 0}"); }),
+            "a.yaml:1:32: sae[0].k = 0 is below 1");
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: relu_l1, decoder_init_norm: 0}"); }),
+            "a.yaml:1:51: sae[0].decoder_init_norm = 0 is not above 0");
+}
+
+TEST(SaeConfigTest, KnowsEveryTypeOfTheRegistry) {
+  EXPECT_EQ(sae_types(), (std::vector<std::string>{"topk", "relu_l1"}));
+  for (const std::string& type : sae_types()) {
+    EXPECT_EQ(default_sae_config(type)->type, type);
+    EXPECT_EQ(make_training_sae(*default_sae_config(type), 40)->n_latents(), 160);
+  }
+}
+
+TEST(InputTransformTest, ScalesTheDeviationFromTheCentreToTheWidth) {
+  activation_cache::SourceStatistics statistics{
+      .n_rows = 10, .mean = {1, 2}, .mean_squared_norm = 50, .mean_squared_deviation = 8};
+  TopKConfig config;
+  config.name = "a";
+  config.hook_point = "h";
+  const InputTransform both = make_input_transform(config, statistics);
+  EXPECT_EQ(both.centre, (std::vector<double>{1, 2}));
+  EXPECT_EQ(both.scale, 0.5);  // sqrt(2 / 8)
+  config.centre_inputs = false;
+  const InputTransform scaled = make_input_transform(config, statistics);
+  EXPECT_EQ(scaled.centre, (std::vector<double>{0, 0}));
+  EXPECT_EQ(scaled.scale, 0.2);  // sqrt(2 / 50)
+  config.scale_inputs = false;
+  EXPECT_EQ(make_input_transform(config, statistics).scale, 1.0);
+}
+
+TEST(InputTransformTest, RefusesToScaleConstantActivations) {
+  activation_cache::SourceStatistics statistics{
+      .n_rows = 10, .mean = {1, 2}, .mean_squared_norm = 5, .mean_squared_deviation = 0};
+  TopKConfig config;
+  config.name = "a";
+  config.hook_point = "h";
+  EXPECT_EQ(first_line_of([&] { make_input_transform(config, statistics); }),
+            "sae a: the activations of h cannot be scaled, their mean squared deviation is 0");
+}
+
+}  // namespace
+}  // namespace thresher::sae
