@@ -119,22 +119,29 @@ SafetensorsTensor tensor_entry(const char* name, const at::Tensor& tensor) {
                             std::strerror(errno)));
 }
 
+void remove_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::remove_all(folder, error);
+  if (error) {
+    throw IoError(fmt::format("{}: cannot be removed: {}", folder.string(), error.message()));
+  }
+}
+
 /// Puts `fresh` in the place of `folder`.
 void publish(const fs::path& fresh, const fs::path& folder) {
   if (rename_no_replace(fresh, folder)) return;
   fs::path old = fresh;
   old += ".old";
-  std::error_code ignored;
-  fs::remove_all(old, ignored);
+  remove_folder(old);
   if (::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) == 0) {
-    fs::remove_all(fresh, ignored);
+    remove_folder(fresh);
     return;
   }
   // A file system without exchange: two renames, and for a moment no folder.
   if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) throw_rename(fresh, folder);
   if (::rename(folder.c_str(), old.c_str()) != 0) throw_rename(folder, old);
   if (::rename(fresh.c_str(), folder.c_str()) != 0) throw_rename(fresh, folder);
-  fs::remove_all(old, ignored);
+  remove_folder(old);
 }
 
 }  // namespace
@@ -196,8 +203,7 @@ void save_saelens(const InferenceSae& sae, const fs::path& folder) {
   const fs::path parent = folder.has_parent_path() ? folder.parent_path() : fs::path(".");
   const fs::path fresh = parent / fmt::format(".{}.writing", folder.filename().string());
   make_folders(parent);
-  std::error_code ignored;
-  fs::remove_all(fresh, ignored);  // left by a save that was killed
+  remove_folder(fresh);  // left by a save that was killed
   make_folders(fresh);
 
   const std::array tensors = {tensor_entry("W_enc", sae.W_enc), tensor_entry("W_dec", sae.W_dec),

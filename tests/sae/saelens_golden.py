@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 from sae_lens import SAE
+from sae_lens.evals import ExplainedVarianceCalculator
 
 MAX_RELATIVE_ERROR = 1e-5
 TIE = 1e-5
@@ -87,6 +88,12 @@ def compare_metrics(folder, name):
             np.isclose(ours[key], value, rtol=1e-10, atol=1e-12),
             f"{name}: {key} {ours[key]!r}, NumPy {value!r}",
         )
+    theirs = ExplainedVarianceCalculator()
+    theirs.add_batch(torch.from_numpy(data["recon"]), torch.from_numpy(data["x"]))
+    check(
+        np.isclose(ours["explained_variance"], theirs.compute(), rtol=0, atol=1e-5),
+        f"{name}: explained_variance of sae-lens {theirs.compute()!r}",
+    )
     alive = frequency[frequency > 0]
     edges = np.arange(-6, 0.25, 0.5)
     counts, _ = np.histogram(np.log10(alive), bins=edges)
