@@ -16,7 +16,6 @@
 namespace thresher {
 namespace {
 
-constexpr std::uint64_t kMaxHeaderBytes = SafetensorsFile::kMaxHeaderBytes;
 constexpr std::size_t kMaxTensors = 1'000'000;
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxNameBytes = 512;

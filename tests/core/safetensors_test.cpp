@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -182,8 +183,8 @@ TEST(SafetensorsHeaderTest, MoreThanAMillionTensorsAreRefused) {
 /// One to four edits: a byte, a run copied from elsewhere, a run removed, a number replaced by a
 /// telling one.
 std::string mutated(std::string text, std::mt19937_64& random) {
-  const char* const kNumbers[] = {"0",   "-1",         "1.5", "18446744073709551615",
-                                  "1e9", "4294967296", "[",   "\"x\""};
+  constexpr std::array<const char*, 8> kNumbers{"0",   "-1",         "1.5", "18446744073709551615",
+                                                "1e9", "4294967296", "[",   "\"x\""};
   for (std::uint64_t edits = 1 + random() % 4; edits > 0; --edits) {
     const std::size_t at = random() % text.size();
     switch (random() % 5) {
@@ -201,7 +202,7 @@ std::string mutated(std::string text, std::mt19937_64& random) {
         break;
       default:
         if (const auto digit = text.find_first_of("0123456789", at); digit != std::string::npos) {
-          text.replace(digit, 1, kNumbers[random() % 8]);
+          text.replace(digit, 1, kNumbers[random() % kNumbers.size()]);
         }
     }
     if (text.empty()) text = "{";
