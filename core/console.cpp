@@ -1,10 +1,14 @@
 #include "core/console.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <mutex>
 #include <string>
+
+#include "core/utf8.h"
 
 namespace thresher {
 namespace {
@@ -18,6 +22,18 @@ void write_to_stderr(std::string_view text) {
   // Nobody is left to tell if standard error itself fails.
   (void)std::fwrite(text.data(), 1, text.size(), stderr);
   (void)std::fflush(stderr);
+}
+
+// A bar longer than the line would wrap, and only its last row could be taken away again.
+std::string_view cut_to_line(std::string_view bar) {
+  struct winsize window {};
+  const bool is_known = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
+  const std::size_t columns = is_known ? window.ws_col - 1U : 79U;
+  std::size_t end = 0;
+  for (std::size_t used = 0; used < columns && end < bar.size(); ++used) {
+    end += std::max<std::size_t>(utf8_sequence_length(bar, end), 1);
+  }
+  return bar.substr(0, end);
 }
 
 }  // namespace
@@ -39,7 +55,7 @@ void console_print(std::string_view line) {
 void console_draw_bar(std::string_view bar) {
   const std::lock_guard lock(console_mutex);
   if (bar.empty() && shown_bar.empty()) return;
-  shown_bar = bar;
+  shown_bar = cut_to_line(bar);
   write_to_stderr(std::string(kClearLine) + shown_bar);
 }
 
