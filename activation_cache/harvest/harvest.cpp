@@ -75,12 +75,17 @@ void check_disk(const std::filesystem::path& dir, const CacheIdentity& identity,
       "free some space, harvest less text or fewer hook points, or choose another cache.dir");
 }
 
+/// Without an identity nothing says what shards hold. Logs are opened before the identity is known,
+/// so empty ones are what a harvest leaves that was stopped in its first unit.
 void refuse_foreign_shards(const std::filesystem::path& dir) {
   for (const char* folder : {kShardFolder, kCommitFolder}) {
-    if (!std::filesystem::is_directory(dir / folder) || list_folder(dir / folder).empty()) continue;
-    throw ConfigError(
-        fmt::format("{}: there are {} but no {}", dir.string(), folder, kIdentityFile),
-        "an empty folder or a cache", "choose another cache.dir");
+    if (!std::filesystem::is_directory(dir / folder)) continue;
+    for (const std::filesystem::path& entry : list_folder(dir / folder)) {
+      if (folder == std::string_view(kCommitFolder) && thresher::file_size(entry) == 0) continue;
+      throw ConfigError(
+          fmt::format("{}: there are {} but no {}", dir.string(), folder, kIdentityFile),
+          "an empty folder or a cache", "choose another cache.dir");
+    }
   }
 }
 

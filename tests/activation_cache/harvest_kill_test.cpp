@@ -1,0 +1,58 @@
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "tests/activation_cache/harvest_testing.h"
+#include "tests/activation_cache/kill_testing.h"
+
+namespace thresher::activation_cache {
+namespace {
+
+using namespace testing;  // NOLINT: the tests' own helpers
+
+/// Reached once in a harvest, and so not a second time.
+bool happens_once(const std::string& failpoint) {
+  for (const char* once : {failpoints::kIdentityWritten, failpoints::kTemporaryDeleted,
+                           failpoints::kAllCommitted, failpoints::kManifestWritten}) {
+    if (failpoint == once) return true;
+  }
+  return false;
+}
+
+TEST(HarvestKill, AtEveryCrashPointLosesNothing) {
+  const ScratchFolder reference;
+  ASSERT_EQ(harvest_in_child(reference.path(), 1), 0);
+  const auto expected = promised_bytes(reference.path());
+  for (const char* failpoint : failpoints::kAll) {
+    if (failpoint == failpoints::kShardAdopted) continue;  // needs a crash before it: below
+    for (const int count : {1, 4}) {
+      if (count > 1 && happens_once(failpoint)) continue;
+      const ScratchFolder folder;
+      const std::string setting = std::string(failpoint) + ":" + std::to_string(count);
+      ASSERT_EQ(harvest_in_child(folder.path(), count == 1 ? 1 : 2, setting), SIGKILL) << setting;
+      ASSERT_EQ(harvest_in_child(folder.path(), 3), 0) << setting;
+      ASSERT_EQ(promised_bytes(folder.path()), expected) << setting;
+      ASSERT_TRUE(verify_cache(folder.path()).empty()) << setting;
+    }
+  }
+}
+
+TEST(HarvestKill, DuringRecoveryLosesNothing) {
+  const ScratchFolder reference, folder;
+  ASSERT_EQ(harvest_in_child(reference.path(), 1), 0);
+  for (const char* first : {failpoints::kShardRenamed, failpoints::kShardFolderSynced}) {
+    const ScratchFolder cache;
+    ASSERT_EQ(harvest_in_child(cache.path(), 1, std::string(first) + ":3"), SIGKILL);
+    ASSERT_EQ(harvest_in_child(cache.path(), 2, std::string(failpoints::kTemporaryDeleted) + ":1"),
+              SIGKILL);
+    ASSERT_EQ(harvest_in_child(cache.path(), 2, std::string(failpoints::kShardAdopted) + ":1"),
+              SIGKILL);
+    ASSERT_EQ(harvest_in_child(cache.path(), 4), 0);
+    EXPECT_EQ(promised_bytes(cache.path()), promised_bytes(reference.path()));
+  }
+}
+
+TEST(HarvestKill, AtRandomMomentsLosesNothing) { check_random_kills(40, 1); }
+
+}  // namespace
+}  // namespace thresher::activation_cache

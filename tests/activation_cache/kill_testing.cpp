@@ -1,0 +1,84 @@
+#include "tests/activation_cache/kill_testing.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "activation_cache/cache.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/random.h"
+#include "tests/activation_cache/harvest_testing.h"
+
+namespace thresher::activation_cache::testing {
+
+namespace {
+
+[[noreturn]] void be_a_harvest(const std::filesystem::path& dir, int ranks,
+                               const std::string& failpoint) {
+  if (!failpoint.empty()) setenv("THRESHER_FAILPOINT", failpoint.c_str(), 1);
+  set_log_level(LogLevel::kError);
+  try {
+    HarvestSetup setup{fake_config(dir), ranks};
+    setup.prepare_host = [](FakeHost& host, int) {
+      host.before_pass = [](int) { std::this_thread::sleep_for(std::chrono::milliseconds(2)); };
+    };
+    run_harvest(setup);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    _exit(1);
+  }
+  _exit(0);
+}
+
+}  // namespace
+
+int harvest_in_child(const std::filesystem::path& dir, int ranks, const std::string& failpoint,
+                     int kill_after_ms) {
+  const pid_t child = fork();
+  if (child == 0) be_a_harvest(dir, ranks, failpoint);
+  if (kill_after_ms >= 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(kill_after_ms));
+    kill(child, SIGKILL);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (WIFSIGNALED(status)) return WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0) << "the harvest failed by itself";
+  return 0;
+}
+
+void check_random_kills(int kills, std::uint64_t seed) {
+  const ScratchFolder reference;
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_EQ(harvest_in_child(reference.path(), 1), 0);
+  const std::chrono::duration<double, std::milli> whole = std::chrono::steady_clock::now() - begin;
+  const auto expected = promised_bytes(reference.path());
+  const RandomStream random(seed, "test.kills");
+  std::uint64_t draw = 0;
+  int n_killed = 0, n_caches = 0;
+  while (n_killed < kills) {
+    const ScratchFolder folder;
+    ++n_caches;
+    while (true) {
+      const int ranks = 1 << random.below(draw++, 3);
+      const auto delay =
+          static_cast<int>(random.below(draw++, static_cast<std::uint64_t>(whole.count()) + 2));
+      const int signal = harvest_in_child(folder.path(), ranks, {}, delay);
+      if (signal == 0) break;
+      ASSERT_EQ(signal, SIGKILL);
+      ++n_killed;
+    }
+    ASSERT_EQ(promised_bytes(folder.path()), expected) << "cache " << n_caches;
+    ASSERT_TRUE(verify_cache(folder.path()).empty());
+  }
+  std::printf("%d kills over %d caches\n", n_killed, n_caches);
+}
+
+}  // namespace thresher::activation_cache::testing
