@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <ostream>
 #include <random>
 
 #include "tests/kernels/backend.h"
@@ -18,6 +19,9 @@ class KernelTest : public testing::TestWithParam<Backend*> {
   }
   Backend& backend() { return *GetParam(); }
 };
+
+/// For test listings, which would show an address.
+inline void PrintTo(const Backend* backend, std::ostream* stream) { *stream << backend->name(); }
 
 inline std::string backend_name(const testing::TestParamInfo<Backend*>& info) {
   return info.param->name();
