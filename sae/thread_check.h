@@ -26,7 +26,7 @@ std::vector<std::string> probes_that_differ(const std::vector<ThreadProbe>& prob
 
 /// How many threads the calling thread may give to LibTorch: `threads`, or 1 after a warning where
 /// a product of a step of this shape has other bits with `threads` threads than with one
-/// (docs/decisions/0001). Costs about two training steps; nothing for one thread. Does not set the
+/// (docs/decisions/0001). Costs about one training step; nothing for one thread. Does not set the
 /// number.
 int threads_with_fixed_bits(std::int64_t lane_rows, std::int64_t d_in, std::int64_t n_latents,
                             int threads);

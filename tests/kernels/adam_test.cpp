@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "core/error.h"
 #include "kernels/reference.h"
 #include "tests/kernels/backends.h"
 #include "tests/kernels/kernel_test.h"
@@ -60,11 +59,6 @@ TEST_P(AdamTest, FollowsTheReferenceOverManySteps) {
 }
 
 INSTANTIATE_TEST_SUITE_P(On, AdamTest, testing::ValuesIn(backends_under_test()), backend_name);
-
-TEST(AdamArgumentsTest, CountsStepsFromOne) {
-  EXPECT_THROW(adam({}, {1e-3, 0.9, 0.999, 1e-8, 0, 1.0}, 0, nullptr, nullptr, nullptr, nullptr),
-               InternalError);
-}
 
 }  // namespace
 }  // namespace thresher::kernels

@@ -21,7 +21,7 @@ class KernelTest : public testing::TestWithParam<Backend*> {
 };
 
 /// For test listings, which would show an address.
-inline void PrintTo(const Backend* backend, std::ostream* stream) { *stream << backend->name(); }
+inline void PrintTo(Backend* backend, std::ostream* stream) { *stream << backend->name(); }
 
 inline std::string backend_name(const testing::TestParamInfo<Backend*>& info) {
   return info.param->name();

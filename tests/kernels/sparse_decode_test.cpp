@@ -2,15 +2,12 @@
 
 #include <cmath>
 
-#include "core/error.h"
 #include "kernels/reference.h"
 #include "tests/kernels/backends.h"
 #include "tests/kernels/kernel_test.h"
 
 namespace thresher::kernels {
 namespace {
-
-using Indices = std::vector<std::int32_t>;
 
 class SparseDecodeTest : public KernelTest {};
 
@@ -152,43 +149,6 @@ INSTANTIATE_TEST_SUITE_P(On, SparseDecodeTest, testing::ValuesIn(backends_under_
                          backend_name);
 INSTANTIATE_TEST_SUITE_P(On, AccumulateTest, testing::ValuesIn(backends_under_test()),
                          backend_name);
-
-TEST(SortPairsTest, OrdersByLatentAndThenByRow) {
-  const Lane lane{3, {2, 0, 2, 1, 0, 2}, {1, 1, 1, 0, 1, 1}, {}, {}};
-  const SortedLane sorted(lane, 2, 4);
-  EXPECT_EQ(sorted.offsets, (std::vector<std::int64_t>{0, 2, 2, 5, 5}));
-  EXPECT_EQ((Indices{sorted.pair_rows.begin(), sorted.pair_rows.begin() + 5}),
-            (Indices{0, 2, 0, 1, 2}));
-  EXPECT_EQ((Indices{sorted.pair_slots.begin(), sorted.pair_slots.begin() + 5}),
-            (Indices{1, 4, 0, 2, 5}));
-}
-
-TEST(SortPairsTest, AcceptsNothing) {
-  EXPECT_EQ(SortedLane(Lane{}, 3, 2).offsets, (std::vector<std::int64_t>{0, 0, 0}));
-  EXPECT_EQ(SortedLane(Lane{}, 0, 0).offsets, std::vector<std::int64_t>{0});
-}
-
-TEST(SortPairsTest, RefusesALatentOutOfRange) {
-  try {
-    const SortedLane sorted(Lane{2, {0, 1, 2, 9}, {1, 1, 1, 1}, {}, {}}, 2, 9);
-    FAIL() << "expected InternalError";
-  } catch (const InternalError& error) {
-    EXPECT_STREQ(error.what(), "sort_pairs_by_latent: latent 9 of row 1, expected 0 <= latent < 9");
-  }
-}
-
-TEST(SortPairsTest, IgnoresTheIndexOfASilentPair) {
-  EXPECT_EQ(SortedLane(Lane{1, {-1}, {0}, {}, {}}, 1, 2).offsets,
-            (std::vector<std::int64_t>{0, 0, 0}));
-}
-
-TEST(AccumulateArgumentsTest, RefusesLanesThatAreNoPowerOfTwo) {
-  const Lane lane;
-  const SortedLane sorted(lane, 1, 1);
-  const std::vector<LatentRows> views(3, sorted.view(lane));
-  float out = 0;
-  EXPECT_THROW(accumulate_latent_rows({}, 1, 1, 3, views.data(), &out), InternalError);
-}
 
 }  // namespace
 }  // namespace thresher::kernels

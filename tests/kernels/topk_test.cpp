@@ -1,11 +1,8 @@
 #include "kernels/topk.h"
 
-#include <fmt/format.h>
-
 #include <cmath>
 #include <limits>
 
-#include "core/error.h"
 #include "kernels/reference.h"
 #include "tests/kernels/kernel_test.h"
 
@@ -148,32 +145,6 @@ TEST_P(TopKTest, EqualsTheReferenceOnLongRows) {
 }
 
 INSTANTIATE_TEST_SUITE_P(On, TopKTest, testing::ValuesIn(backends_under_test()), backend_name);
-
-std::string refusal(std::int64_t rows, std::int64_t cols, std::int64_t k,
-                    const std::vector<std::uint8_t>* mask) {
-  std::vector<float> pre_acts(static_cast<std::size_t>(rows * cols)), values(64);
-  Indices indices(64);
-  try {
-    if (mask == nullptr) {
-      topk({}, rows, cols, k, pre_acts.data(), values.data(), indices.data());
-    } else {
-      topk_masked({}, rows, cols, k, pre_acts.data(), mask->data(), values.data(), indices.data());
-    }
-  } catch (const InternalError& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-TEST(TopKArgumentsTest, RefusesMoreThanTheRowHolds) {
-  EXPECT_EQ(refusal(1, 3, 4, nullptr), "topk: k = 4, expected 1 <= k <= cols = 3");
-  EXPECT_EQ(refusal(1, 3, 0, nullptr), "topk: k = 0, expected 1 <= k <= cols = 3");
-}
-
-TEST(TopKArgumentsTest, RefusesMoreThanTheMaskLeaves) {
-  const std::vector<std::uint8_t> mask{1, 0, 0};
-  EXPECT_EQ(refusal(1, 3, 2, &mask), "topk_masked: k = 2, but the mask leaves 1 of 3 columns");
-}
 
 }  // namespace
 }  // namespace thresher::kernels

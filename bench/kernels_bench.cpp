@@ -1,0 +1,114 @@
+// Time of every CPU kernel at the sizes of a small training step, one thread and two. Run on a
+// quiet machine.
+
+#include <benchmark/benchmark.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "core/random.h"
+#include "kernels/adam.h"
+#include "kernels/decoder_norm.h"
+#include "kernels/parallel.h"
+#include "kernels/reference.h"
+#include "kernels/sparse_decode.h"
+#include "kernels/topk.h"
+
+namespace thresher::kernels {
+namespace {
+
+constexpr std::int64_t kRows = 1024, kLatents = 2304, kDims = 576, kKept = 32;
+
+std::vector<float> normals(std::int64_t count, std::string_view purpose) {
+  const RandomStream stream(1, purpose);
+  std::vector<float> out(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(stream.normal(i));
+  return out;
+}
+
+/// What one lane of a TopK step holds after its encoder product.
+struct Lane {
+  Lane() {
+    topk({}, kRows, kLatents, kKept, pre_acts.data(), values.data(), indices.data());
+    sort_pairs_by_latent(kRows, kKept, kLatents, indices.data(), values.data(), offsets.data(),
+                         pair_rows.data(), pair_slots.data());
+  }
+  std::vector<float> pre_acts = normals(kRows * kLatents, "pre_acts");
+  std::vector<float> x = normals(kRows * kDims, "x");
+  std::vector<float> W = normals(kLatents * kDims, "W");
+  std::vector<float> gradient = normals(kLatents * kDims, "gradient");
+  std::vector<float> m = gradient, v = std::vector<float>(gradient.size(), 1.0f);
+  std::vector<float> values = std::vector<float>(kRows * kKept);
+  std::vector<std::int32_t> indices = std::vector<std::int32_t>(kRows * kKept);
+  std::vector<std::int64_t> offsets = std::vector<std::int64_t>(kLatents + 1);
+  std::vector<std::int32_t> pair_rows = indices, pair_slots = indices;
+  std::vector<float> out_rows = x, out_values = values, out_weights = W;
+};
+
+void measure(benchmark::State& state, void (*work)(Lane&)) {
+  set_num_threads(static_cast<int>(state.range(0)));
+  Lane lane;
+  for (auto _ : state) work(lane);
+  state.SetItemsProcessed(state.iterations() * kRows);
+  set_num_threads(1);
+}
+
+void select(Lane& lane) {
+  topk({}, kRows, kLatents, kKept, lane.pre_acts.data(), lane.out_values.data(),
+       lane.indices.data());
+}
+void select_reference(Lane& lane) {
+  reference::topk(kRows, kLatents, kKept, lane.pre_acts.data(), nullptr, lane.out_values.data(),
+                  lane.indices.data());
+}
+void decode(Lane& lane) {
+  sparse_decode({}, kRows, kKept, kDims, lane.indices.data(), lane.values.data(), lane.W.data(),
+                nullptr, lane.out_rows.data());
+}
+void value_gradients(Lane& lane) {
+  sparse_decode_grad_values({}, kRows, kKept, kDims, lane.indices.data(), lane.x.data(),
+                            lane.W.data(), lane.out_values.data());
+}
+void sort_pairs(Lane& lane) {
+  sort_pairs_by_latent(kRows, kKept, kLatents, lane.indices.data(), lane.values.data(),
+                       lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data());
+}
+void weight_gradient(Lane& lane) {
+  const LatentRows rows{lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data(),
+                        lane.values.data(), lane.x.data()};
+  accumulate_latent_rows({}, kLatents, kDims, 1, &rows, lane.out_weights.data());
+}
+void normalise(Lane& lane) { normalise_rows({}, kLatents, kDims, lane.W.data()); }
+void remove_parallel(Lane& lane) {
+  remove_parallel_component({}, kLatents, kDims, lane.W.data(), lane.gradient.data());
+}
+void squares(Lane& lane) {
+  benchmark::DoNotOptimize(sum_of_squares({}, kLatents, kDims, lane.gradient.data()));
+}
+void update(Lane& lane) {
+  adam({}, {1e-4, 0.9, 0.999, 1e-8, 10, 1.0}, kLatents * kDims, lane.gradient.data(), lane.W.data(),
+       lane.m.data(), lane.v.data());
+}
+
+#define THRESHER_BENCH(work)             \
+  BENCHMARK_CAPTURE(measure, work, work) \
+      ->Arg(1)                           \
+      ->Arg(2)                           \
+      ->Unit(benchmark::kMillisecond)    \
+      ->UseRealTime()
+
+THRESHER_BENCH(select);
+THRESHER_BENCH(select_reference);
+THRESHER_BENCH(decode);
+THRESHER_BENCH(value_gradients);
+THRESHER_BENCH(sort_pairs);
+THRESHER_BENCH(weight_gradient);
+THRESHER_BENCH(normalise);
+THRESHER_BENCH(remove_parallel);
+THRESHER_BENCH(squares);
+THRESHER_BENCH(update);
+
+}  // namespace
+}  // namespace thresher::kernels
+
+BENCHMARK_MAIN();

@@ -1,0 +1,55 @@
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "kernels/adam.h"
+#include "kernels/topk.h"
+#include "tests/kernels/backend.h"
+
+// What the dispatchers refuse before any backend is asked.
+
+namespace thresher::kernels {
+namespace {
+
+using Indices = std::vector<std::int32_t>;
+
+std::string refusal(std::int64_t rows, std::int64_t cols, std::int64_t k,
+                    const std::vector<std::uint8_t>* mask) {
+  std::vector<float> pre_acts(static_cast<std::size_t>(rows * cols)), values(64);
+  Indices indices(64);
+  try {
+    if (mask == nullptr) {
+      topk({}, rows, cols, k, pre_acts.data(), values.data(), indices.data());
+    } else {
+      topk_masked({}, rows, cols, k, pre_acts.data(), mask->data(), values.data(), indices.data());
+    }
+  } catch (const InternalError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(TopKArgumentsTest, RefusesMoreThanTheRowHolds) {
+  EXPECT_EQ(refusal(1, 3, 4, nullptr), "topk: k = 4, expected 1 <= k <= cols = 3");
+  EXPECT_EQ(refusal(1, 3, 0, nullptr), "topk: k = 0, expected 1 <= k <= cols = 3");
+}
+
+TEST(TopKArgumentsTest, RefusesMoreThanTheMaskLeaves) {
+  const std::vector<std::uint8_t> mask{1, 0, 0};
+  EXPECT_EQ(refusal(1, 3, 2, &mask), "topk_masked: k = 2, but the mask leaves 1 of 3 columns");
+}
+
+TEST(AccumulateArgumentsTest, RefusesLanesThatAreNoPowerOfTwo) {
+  const Lane lane;
+  const SortedLane sorted(lane, 1, 1);
+  const std::vector<LatentRows> views(3, sorted.view(lane));
+  float out = 0;
+  EXPECT_THROW(accumulate_latent_rows({}, 1, 1, 3, views.data(), &out), InternalError);
+}
+
+TEST(AdamArgumentsTest, CountsStepsFromOne) {
+  EXPECT_THROW(adam({}, {1e-3, 0.9, 0.999, 1e-8, 0, 1.0}, 0, nullptr, nullptr, nullptr, nullptr),
+               InternalError);
+}
+
+}  // namespace
+}  // namespace thresher::kernels
