@@ -45,6 +45,8 @@ void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointStat
                       std::span<const SaeSlot> saes, const std::string& config_yaml,
                       std::int64_t keep);
 
+/// Removes all but the newest `keep` checkpoints; what cannot be removed is a warning.
+void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep);
 /// Removes what a killed process left half-written or half-removed in RUN/ckpt.
 void clean_checkpoints(const std::filesystem::path& run_dir);
 /// Renames a damaged checkpoint to damaged-step-..., out of the way of the run that goes on.

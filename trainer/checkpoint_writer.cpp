@@ -104,19 +104,6 @@ void remove_folder(const std::filesystem::path& folder) {
   std::filesystem::remove_all(doomed, error);
 }
 
-void remove_old(const std::filesystem::path& run_dir, std::int64_t keep) {
-  const std::vector<CheckpointEntry> entries = list_checkpoints(run_dir);
-  const auto n = static_cast<std::int64_t>(entries.size());
-  for (std::int64_t i = 0; i < n - keep; ++i) {
-    try {
-      remove_folder(entries[i].folder);
-    } catch (const Error& error) {
-      // The new checkpoint is safe; a folder too many must not end the run.
-      log_warning(error.what());
-    }
-  }
-}
-
 void write_files(const std::filesystem::path& folder, const CheckpointState& state,
                  std::span<const SaeSlot> saes, const std::string& config_yaml) {
   failpoint("checkpoint.begun");
@@ -161,7 +148,20 @@ void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointStat
     std::filesystem::remove_all(temporary, ignored);
     throw;
   }
-  remove_old(run_dir, keep);
+  prune_checkpoints(run_dir, keep);
+}
+
+void prune_checkpoints(const std::filesystem::path& run_dir, std::int64_t keep) {
+  const std::vector<CheckpointEntry> entries = list_checkpoints(run_dir);
+  const auto n = static_cast<std::int64_t>(entries.size());
+  for (std::int64_t i = 0; i < n - keep; ++i) {
+    try {
+      remove_folder(entries[i].folder);
+    } catch (const Error& error) {
+      // The new checkpoint is safe; a folder too many must not end the run.
+      log_warning(error.what());
+    }
+  }
 }
 
 void clean_checkpoints(const std::filesystem::path& run_dir) {

@@ -123,7 +123,7 @@ bool TrainingLoop::is_checkpoint_due() const {
   return every > 0 && tokens() / every > (tokens() - job_->config.batch_tokens) / every;
 }
 
-void TrainingLoop::save() {
+void TrainingLoop::save(bool is_stop) {
   if (saved_step_ == step_) return;
   run_on_root(
       *comm_,
@@ -139,8 +139,10 @@ void TrainingLoop::save() {
         for (const TrainedSae& trained : *saes_) state.figures[trained.name] = trained.figures;
         write_checkpoint(job_->run_dir, state, slots_of(*saes_), to_yaml(job_->resolved_config),
                          job_->config.keep_checkpoints);
+        // Told here, and not only when the error has come up: the launcher may end the job by then.
         RunStatus status;
-        status.state = "running";
+        status.state = is_stop ? "stopped" : "running";
+        if (is_stop) status.exit_code = ExitCode::kStopped;
         status.step = step_;
         status.steps = steps_;
         status.tokens = tokens();
@@ -176,7 +178,7 @@ void TrainingLoop::run(std::int64_t first_step, bool is_saved) {
       read_error = std::current_exception();
     }
     if (agree_on_flags(read_error)) {
-      save();
+      save(true);
       write_timing(true);
       throw StoppedBySignal(
           fmt::format("{}: stopped by a signal after step {} of {}, everything is saved",
@@ -187,7 +189,7 @@ void TrainingLoop::run(std::int64_t first_step, bool is_saved) {
     write_metrics();
     write_timing(step_ == steps_);
     failpoint("train.step");
-    if (is_checkpoint_due()) save();
+    if (is_checkpoint_due()) save(false);
     progress.update(tokens(), note());
   }
   progress.finish();

@@ -38,7 +38,7 @@ class TrainingLoop {
   void write_metrics();
   void write_timing(bool is_last);
   bool is_checkpoint_due() const;
-  void save();
+  void save(bool is_stop);
   std::string note() const;
 
   const TrainJob* job_;

@@ -131,13 +131,15 @@ std::vector<SaeSlot> slots_of(std::vector<TrainedSae>& saes) {
 
 std::optional<CheckpointState> resume_newest(const std::filesystem::path& run_dir,
                                              RunDirectory* directory, const Json& identity,
-                                             std::vector<TrainedSae>& saes,
+                                             std::vector<TrainedSae>& saes, std::int64_t keep,
                                              comm::Communicator& comm) {
   std::optional<CheckpointState> found;
   run_on_root(
       comm,
       [&] {
         found = load_newest(run_dir, identity, saes);
+        // A kill between a commit and its clearing-up left one too many.
+        prune_checkpoints(run_dir, keep);
         directory->metrics().truncate(found ? found->metrics_bytes : 0);
       },
       "resume");

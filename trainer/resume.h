@@ -18,10 +18,11 @@ std::vector<SaeSlot> slots_of(std::vector<TrainedSae>& saes);
 /// metrics.jsonl back to it; without any checkpoint clears metrics.jsonl and returns nothing.
 /// Damaged checkpoints are named in a warning and set aside. ConfigError when a checkpoint belongs
 /// to another configuration, DataError with every reason when there are checkpoints and none is
-/// valid. `directory` is nullptr on other ranks than 0. Collective.
+/// valid. All but the newest `keep` are removed. `directory` is nullptr on other ranks than 0.
+/// Collective.
 std::optional<CheckpointState> resume_newest(const std::filesystem::path& run_dir,
                                              RunDirectory* directory, const Json& identity,
-                                             std::vector<TrainedSae>& saes,
+                                             std::vector<TrainedSae>& saes, std::int64_t keep,
                                              comm::Communicator& comm);
 
 }  // namespace thresher::trainer

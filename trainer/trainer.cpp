@@ -69,9 +69,9 @@ class Training {
       : job_(job), source_(source), comm_(comm) {}
 
   TrainResult run() {
+    check_job(job_, comm_);  // the same verdict on every rank
     comm_.agree(
         [&] {
-          check_job(job_, comm_);
           if (comm_.is_root()) directory_.emplace(job_.run_dir, job_.fresh);
         },
         "train.start");
@@ -133,7 +133,8 @@ class Training {
           saes_ = make_trained_saes(job_, source_);
         },
         "train.set_up");
-    saved = resume_newest(job_.run_dir, root_directory(), identity_, saes_, comm_);
+    saved = resume_newest(job_.run_dir, root_directory(), identity_, saes_,
+                          job_.config.keep_checkpoints, comm_);
     if (saved) {
       for (TrainedSae& trained : saes_) trained.figures = saved->figures.at(trained.name);
       log_info(fmt::format("{}: continues after step {} of {}", job_.run_dir.string(), saved->step,

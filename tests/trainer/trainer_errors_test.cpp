@@ -1,0 +1,138 @@
+// What the trainer refuses, each with one clear first line and the right exit code.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "trainer/checkpoint.h"
+#include "trainer/trained_sae.h"
+#include "training_testing.h"
+
+namespace thresher::trainer {
+namespace {
+
+/// A synthetic source with one bad row, or one that cannot be read.
+class BadSource : public activation_cache::SyntheticSource {
+ public:
+  BadSource(std::int64_t step, std::int64_t lane, bool throws)
+      : SyntheticSource(tiny_world()), step_(step), lane_(lane), throws_(throws) {}
+  void read(std::int64_t step, std::int64_t lane, std::size_t hook_index,
+            std::span<float> out) override {
+    SyntheticSource::read(step, lane, hook_index, out);
+    if (step != step_ || lane != lane_) return;
+    if (throws_) throw DataError("shard-000.h5: block 7 is damaged");
+    out[3 * 16 + 5] = std::numeric_limits<float>::quiet_NaN();
+  }
+
+ private:
+  std::int64_t step_, lane_;
+  bool throws_;
+};
+
+std::string train_on_bad_source(const TrainJob& job, int ranks, bool throws) {
+  return first_line_of([&] {
+    comm::run_thread_ranks(ranks, 30, [&](comm::Communicator& comm) {
+      BadSource source(15, 6, throws);
+      train(job, source, comm);
+    });
+  });
+}
+
+TEST(TrainerErrorsTest, RanksThatDoNotDivideTheLanes) {
+  const TemporaryFolder folder;
+  const TrainJob job = tiny_job(folder / "a", 10);
+  EXPECT_EQ(first_line_of([&] { train_on_threads(job, 3); }),
+            "3 ranks do not divide train.lanes = 8");
+  EXPECT_FALSE(std::filesystem::exists(folder / "a"));
+}
+
+TEST(TrainerErrorsTest, ADeadWindowLongerThanTheRun) {
+  const TemporaryFolder folder;
+  TrainJob job = tiny_job(folder / "a", 10);
+  job.saes[1]->dead_window_tokens = 641;
+  EXPECT_EQ(first_line_of([&] { train_on_threads(job); }),
+            "sae[1].dead_window_tokens = 641 is more than train.total_tokens = 640");
+}
+
+TEST(DeadWindowTest, DefaultsToATenthOfAShortRunAndTenMillionOfALongOne) {
+  sae::TopKConfig config;
+  TrainConfig train;
+  train.total_tokens = 5000;
+  EXPECT_EQ(dead_window_tokens(config, train, 0), 500);
+  train.total_tokens = 1'000'000'000;
+  EXPECT_EQ(dead_window_tokens(config, train, 0), 10'000'000);
+  config.dead_window_tokens = 7;
+  EXPECT_EQ(dead_window_tokens(config, train, 0), 7);
+}
+
+TEST(TrainerErrorsTest, TwoSaesOfOneName) {
+  const TemporaryFolder folder;
+  TrainJob job = tiny_job(folder / "a", 10);
+  job.saes[1]->name = "topk";
+  EXPECT_EQ(first_line_of([&] { train_on_threads(job); }),
+            "sae[1].name = topk is taken by another SAE of the list");
+}
+
+TEST(TrainerErrorsTest, ANameThatLeavesTheRunDirectory) {
+  const TemporaryFolder folder;
+  TrainJob job = tiny_job(folder / "a", 10);
+  job.saes[1]->name = "../relu";
+  EXPECT_EQ(first_line_of([&] { train_on_threads(job); }),
+            "sae[1].name = \"../relu\" cannot be a folder's name");
+}
+
+class BadRowTest : public testing::TestWithParam<int> {};
+
+TEST_P(BadRowTest, IsNamedAndNothingIsUpdatedByIt) {
+  const TemporaryFolder folder;
+  const TrainJob job = tiny_job(folder / "a", 40);
+  const std::string line = train_on_bad_source(job, GetParam(), false);
+  EXPECT_EQ(line.substr(line.find("SAE")),
+            "SAE topk, step 15: the gradient norm is not finite; the first bad value is in the "
+            "input, lane 6 row 3");
+  // The checkpoint of step 10 stands, and with a sound source the run goes on from it to the
+  // undisturbed end.
+  ASSERT_EQ(list_checkpoints(folder / "a").back().step, 10);
+  const Json status = Json::parse(read_text_file(folder / "a/status.json"), "status.json");
+  EXPECT_EQ(status.at("state").as_string(), "failed");
+  EXPECT_EQ(status.at("exit_code").as_int(), 65);
+  train_on_threads(job);
+  train_on_threads(tiny_job(folder / "b", 40));
+  EXPECT_EQ(differing_files(folder / "a", folder / "b"), "");
+}
+INSTANTIATE_TEST_SUITE_P(OneAndFourRanks, BadRowTest, testing::Values(1, 4));
+
+TEST(TrainerErrorsTest, AReadThatFailsOnOneRankEndsAllWithItsReason) {
+  const TemporaryFolder folder;
+  const std::string line = train_on_bad_source(tiny_job(folder / "a", 40), 4, true);
+  EXPECT_EQ(line, "rank 3: shard-000.h5: block 7 is damaged");
+}
+
+TEST(TrainerErrorsTest, AnUnknownHookPoint) {
+  const TemporaryFolder folder;
+  TrainJob job = tiny_job(folder / "a", 10);
+  job.saes[0]->hook_point = "blocks.1.hook_resid_post";
+  EXPECT_NE(first_line_of([&] { train_on_threads(job); }).find("blocks.1.hook_resid_post"),
+            std::string::npos);
+}
+
+TEST(EstimateTest, CountsWholeStepsAndGrowsWithTheSae) {
+  const TemporaryFolder folder;
+  TrainJob job = tiny_job(folder / "a", 10);
+  job.config.total_tokens = 700;
+  const activation_cache::SyntheticSource source(tiny_world());
+  const TrainEstimate small = estimate_training(job, source, 1);
+  EXPECT_EQ(small.steps, 10);
+  EXPECT_EQ(small.tokens, 640);
+  job.saes[0]->n_latents = 6400;
+  const TrainEstimate large = estimate_training(job, source, 1);
+  // 2 x 16 x 6336 more weights of 4 bytes: six copies in memory; three checkpoints of three, and
+  // the export, on disk.
+  EXPECT_GE(large.memory_bytes_per_rank - small.memory_bytes_per_rank, 6 * 4 * 2 * 16 * 6336ULL);
+  EXPECT_EQ(large.disk_bytes - small.disk_bytes, 10 * 4 * (2 * 16 + 1) * 6336ULL);
+}
+
+}  // namespace
+}  // namespace thresher::trainer
