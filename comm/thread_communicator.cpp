@@ -32,12 +32,14 @@ struct Group {
       : world_size(ranks),
         timeout_seconds(timeout),
         slots(static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks)),
-        calls_begun(static_cast<std::size_t>(ranks), 0) {}
+        calls_begun(static_cast<std::size_t>(ranks), 0),
+        has_failed(static_cast<std::size_t>(ranks), 0) {}
 
   Slot& slot(int from, int to) { return slots[static_cast<std::size_t>(from * world_size + to)]; }
   void fail(int rank) {
     const std::lock_guard lock(mutex);
     if (failed_rank < 0) failed_rank = rank;
+    has_failed[static_cast<std::size_t>(rank)] = 1;
     changed.notify_all();
   }
 
@@ -47,7 +49,8 @@ struct Group {
   std::condition_variable changed;
   std::vector<Slot> slots;
   std::vector<std::uint64_t> calls_begun;
-  int failed_rank = -1;
+  std::vector<char> has_failed;
+  int failed_rank = -1;  // the first
 };
 
 class ThreadCommunicator final : public Communicator {
@@ -123,7 +126,9 @@ class ThreadCommunicator final : public Communicator {
                                       std::chrono::duration<double>(group_.timeout_seconds));
     std::unique_lock lock(group_.mutex);
     while (!condition()) {
-      if (group_.failed_rank >= 0) {
+      // Only the awaited rank's own end counts: ranks that all throw after the same call leave it
+      // one by one, and the last ones still have messages from each other to take.
+      if (group_.has_failed[static_cast<std::size_t>(peer)] != 0) {
         throw PeerFailed(fmt::format("{} left {} #{} {} because rank {} failed", identity(),
                                      call().operation, call().sequence, call().what,
                                      group_.failed_rank));
