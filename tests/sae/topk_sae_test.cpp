@@ -177,6 +177,20 @@ TEST(TopKSaeTest, CountsSilenceInGlobalTokens) {
   EXPECT_GE(dead[2], 1);  // 48 tokens
 }
 
+TEST(TopKSaeTest, DoesNotCountAuxKAsFiring) {
+  TopKConfig config = small_config();
+  config.k = 1;
+  const auto sae = make_sae(config, {2, 9});
+  sae->parameters()[1].weight[6] = 100;  // selected for every token
+  const auto comm = comm::make_self_communicator();
+  compute_gradients(*sae, {.batch_tokens = kTokens, .dead_window_tokens = kWindow},
+                    normal_values({kTokens, kDim}, 5), 2, *comm);
+  const Json figures = sae->finish_step(*comm);
+  EXPECT_GT(figures.at("aux_loss").as_double(), 0.0);
+  EXPECT_EQ(figures.at("l0").as_double(), 1.0);
+  EXPECT_EQ(figures.at("dead_latents").as_int(), 2);
+}
+
 TEST(TopKSaeTest, ShowsNanInTheLoss) {
   const auto sae = make_sae(small_config(), {});
   at::Tensor x = normal_values({kTokens, kDim}, 5);
