@@ -16,19 +16,19 @@ enum class GgufType : std::uint32_t { kF32 = 0, kF16 = 1, kQ4_1 = 3, kQ8_0 = 8, 
 
 struct GgufTensor {
   std::string name;
-  std::uint32_t type = 0;  // the file's number; see gguf_type_name
+  std::uint32_t type = 0;           // the file's number; see gguf_type_name
   std::vector<std::int64_t> shape;  // outermost first (PyTorch order: the file's, reversed)
   std::uint64_t elements = 0;
   std::uint64_t offset = 0;  // from the start of the file
   std::uint64_t bytes = 0;
 };
 
-/// Reads GGUF v2 and v3, little-endian, as hostile input. Limits: 65,536 metadata entries, 1 M tensors,
-/// strings of 64 MiB, arrays no larger than the bytes left and 4 Mi elements over the whole file, 512 MiB of
-/// metadata, 4 dimensions, unique names, alignment a power of two in [8, 65536], offset + size inside the
-/// file, no overlaps. Every typed access checks the stored type. DataError names the file and byte offset.
-/// Only metadata is kept in memory; tensors are read when asked for. Const members may be called from
-/// several threads.
+/// Reads GGUF v2 and v3, little-endian, as hostile input. Limits: 65,536 metadata entries, 1 M
+/// tensors, strings of 64 MiB, arrays no larger than the bytes left and 4 Mi elements over the
+/// whole file, 512 MiB of metadata, 4 dimensions, unique names, alignment a power of two in [8,
+/// 65536], offset + size inside the file, no overlaps. Every typed access checks the stored type.
+/// DataError names the file and byte offset. Only metadata is kept in memory; tensors are read when
+/// asked for. Const members may be called from several threads.
 class GgufFile {
  public:
   explicit GgufFile(const std::filesystem::path& path);
