@@ -72,9 +72,9 @@ std::unique_ptr<RunStage> begin_stage(const Experiment& experiment, const std::s
 Outcome run_stages(const Experiment& experiment, bool fresh, comm::Communicator& comm) {
   Outcome outcome;
   StageClock clock;
-  comm.agree([&] { check_rank_count(experiment, comm); }, "check the ranks");
+  check_rank_count(experiment, comm);
   Inputs inputs = load_inputs(experiment, comm);
-  comm.agree([&] { check_saes(experiment, *inputs.model); }, "check the SAEs");
+  check_saes(experiment, *inputs.model);
   outcome.load_seconds = clock.lap();
   {
     // A fresh run gets its directory from the trainer, which first moves the old one aside.

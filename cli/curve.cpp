@@ -64,30 +64,30 @@ Json held_out_curve(const Experiment& experiment, const std::filesystem::path& r
   std::vector<Point> points;
   corpus::PackedContexts held_out;
   evaluation::EvaluationContext context;
-  comm.agree(
-      [&] {
-        const auto source = activation_cache::open_cache_source(experiment.cache.dir);
-        context = evaluation::make_evaluation_context(experiment.cache, *source);
-        points = load_points(experiment, run_dir, *source);
-        held_out = inputs.corpus->pack(corpus::Split::kHeldOut);
-      },
-      "prepare the curve");
+  work_together(comm, "prepare the curve", [&] {
+    const auto source = activation_cache::open_cache_source(experiment.cache.dir);
+    context = evaluation::make_evaluation_context(experiment.cache, *source);
+    points = load_points(experiment, run_dir, *source);
+    held_out = inputs.corpus->pack(corpus::Split::kHeldOut);
+  });
   std::set<host_model::HookPoint> hook_points;
   for (const Point& point : points) hook_points.insert(point.hook_point);
   const std::int64_t n_contexts =
       std::min(held_out.n_contexts,
                std::max<std::int64_t>(1, experiment.evaluation.tokens / held_out.context_tokens));
   const std::int64_t batch = std::max<std::int64_t>(1, kForwardTokens / held_out.context_tokens);
-  Progress progress("curve", "contexts", n_contexts, 0, comm.is_root());
-  for (std::int64_t first = comm.rank() * batch; first < n_contexts;
-       first += comm.world_size() * batch) {
-    const evaluation::CleanPass clean = evaluation::run_clean(
-        evaluation::make_batch(held_out, first, std::min(batch, n_contexts - first)),
-        {hook_points.begin(), hook_points.end()}, context, *inputs.tokenizer, *inputs.model);
-    for (Point& point : points) measure(point, clean);
-    progress.update(std::min(n_contexts, first + comm.world_size() * batch));
-  }
-  progress.finish();
+  work_together(comm, "measure the checkpoints", [&] {
+    Progress progress("curve", "contexts", n_contexts, 0, comm.is_root());
+    for (std::int64_t first = comm.rank() * batch; first < n_contexts;
+         first += comm.world_size() * batch) {
+      const evaluation::CleanPass clean = evaluation::run_clean(
+          evaluation::make_batch(held_out, first, std::min(batch, n_contexts - first)),
+          {hook_points.begin(), hook_points.end()}, context, *inputs.tokenizer, *inputs.model);
+      for (Point& point : points) measure(point, clean);
+      progress.update(std::min(n_contexts, first + comm.world_size() * batch));
+    }
+    progress.finish();
+  });
   Json curve = Json::array();
   for (Point& point : points) {
     point.metrics.reduce(comm);

@@ -36,12 +36,10 @@ Json evaluate_stage(const Experiment& experiment, const std::filesystem::path& r
   corpus::PackedContexts held_out;
   trainer::TrainJob job = experiment.train_job(false);
   job.run_dir = run_dir;
-  comm.agree(
-      [&] {
-        source = activation_cache::open_cache_source(experiment.cache.dir);
-        held_out = inputs.corpus->pack(corpus::Split::kHeldOut);
-      },
-      "prepare the evaluation");
+  work_together(comm, "prepare the evaluation", [&] {
+    source = activation_cache::open_cache_source(experiment.cache.dir);
+    held_out = inputs.corpus->pack(corpus::Split::kHeldOut);
+  });
   const evaluation::EvaluationContext context =
       evaluation::make_evaluation_context(experiment.cache, *source);
   const std::vector<evaluation::Candidate> candidates =

@@ -52,12 +52,15 @@ void print_failure(const Failure& failure) {
 
 namespace {
 
-/// Several ranks often fail together, one because of another. Rank 0 speaks at once; the others let
-/// it, and speak only if they are still alive.
-void wait_for_rank_0() {
-  for (int i = 0; i < 100 && !stop_requested(); ++i) {
+/// Several ranks often fail together, one because of another. Rank 0 speaks at once; the others
+/// wait for it. False when the launcher ended the job meanwhile: rank 0 has said why.
+bool has_rank_0_kept_silent() {
+  const bool was_stopping = stop_requested();
+  for (int i = 0; i < 100; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    if (!was_stopping && stop_requested()) return false;
   }
+  return true;
 }
 
 void run_mpi(double timeout_seconds, const std::function<void(comm::Communicator&)>& work,
@@ -73,7 +76,7 @@ void run_mpi(double timeout_seconds, const std::function<void(comm::Communicator
     if (comm->world_size() == 1) throw;
     Failure failure = describe_failure(std::current_exception());
     if (!comm->is_root()) {
-      wait_for_rank_0();
+      if (!has_rank_0_kept_silent()) comm::MpiEnvironment::abort(static_cast<int>(failure.code));
       if (failure.message.rfind("rank ", 0) != 0) {
         failure.message = fmt::format("rank {}: {}", comm->rank(), failure.message);
       }

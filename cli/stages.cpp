@@ -5,6 +5,7 @@
 
 #include <atomic>
 
+#include "activation_cache/harvest/pulse.h"
 #include "cli/ranks.h"
 #include "cli/run_status.h"
 #include "core/error.h"
@@ -29,16 +30,19 @@ void tell(const comm::Communicator& comm, const std::string& text) {
 
 }  // namespace
 
+void work_together(comm::Communicator& comm, std::string_view what,
+                   const std::function<void()>& work) {
+  activation_cache::run_with_pulse(comm, what, [&](activation_cache::Pulse&) { work(); });
+}
+
 Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm) {
   Inputs inputs;
-  comm.agree(
-      [&] {
-        inputs.tokenizer = corpus::load_gguf_tokenizer(experiment.host_model.weights);
-        inputs.corpus = std::make_unique<corpus::Corpus>(experiment.corpus, *inputs.tokenizer,
-                                                         experiment.seed());
-        inputs.model = host_model::load_host_model(experiment.host_model);
-      },
-      "load the text and the host model");
+  work_together(comm, "load the text and the host model", [&] {
+    inputs.tokenizer = corpus::load_gguf_tokenizer(experiment.host_model.weights);
+    inputs.corpus =
+        std::make_unique<corpus::Corpus>(experiment.corpus, *inputs.tokenizer, experiment.seed());
+    inputs.model = host_model::load_host_model(experiment.host_model);
+  });
   const corpus::CorpusSummary& text = inputs.corpus->summary();
   const host_model::HostModelInfo& model = inputs.model->info();
   tell(comm, fmt::format("corpus: {} documents ({} held out), {}", text.n_documents,
@@ -75,7 +79,8 @@ void check_rank_count(const Experiment& experiment, const comm::Communicator& co
 activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inputs& inputs,
                                               comm::Communicator& comm) {
   corpus::PackedContexts contexts;
-  comm.agree([&] { contexts = inputs.corpus->pack(corpus::Split::kTraining); }, "pack the text");
+  work_together(comm, "pack the text",
+                [&] { contexts = inputs.corpus->pack(corpus::Split::kTraining); });
   if (comm.is_root()) {
     const activation_cache::HarvestEstimate estimate = activation_cache::estimate_harvest(
         experiment.cache, contexts, *inputs.model, comm.world_size());
@@ -95,12 +100,9 @@ trainer::TrainResult train_stage(const Experiment& experiment, bool fresh,
                                  comm::Communicator& comm) {
   std::unique_ptr<activation_cache::ActivationSource> source;
   const trainer::TrainJob job = experiment.train_job(fresh);
-  comm.agree(
-      [&] {
-        check_rank_count(experiment, comm);
-        source = activation_cache::open_cache_source(experiment.cache.dir);
-      },
-      "open the cache");
+  check_rank_count(experiment, comm);
+  work_together(comm, "open the cache",
+                [&] { source = activation_cache::open_cache_source(experiment.cache.dir); });
   if (comm.is_root()) {
     const trainer::TrainEstimate estimate =
         trainer::estimate_training(job, *source, comm.world_size());

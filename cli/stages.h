@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "activation_cache/activation_source.h"
@@ -25,13 +26,19 @@ struct Inputs {
   std::unique_ptr<host_model::HostModel> model;
 };
 
+/// Runs `work`, which must not communicate, on every rank for as long as it takes, and throws the
+/// same Error everywhere if any rank failed.
+void work_together(comm::Communicator& comm, std::string_view what,
+                   const std::function<void()>& work);
+
 /// All stages are collective and print what they need before they start (rank 0, to stderr).
 Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm);
 
 /// What can be checked of the SAEs once the model's width is known, before hours of harvest: k
-/// against the dictionary size and the like. ConfigError with the entry's place.
+/// against the dictionary size and the like. ConfigError with the entry's place, the same on every
+/// rank.
 void check_saes(const Experiment& experiment, const host_model::HostModel& model);
-/// ConfigError unless the ranks divide the lanes.
+/// ConfigError, the same on every rank, unless the ranks divide the lanes.
 void check_rank_count(const Experiment& experiment, const comm::Communicator& comm);
 
 activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inputs& inputs,

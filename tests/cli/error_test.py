@@ -1,0 +1,201 @@
+"""Exit code and first line of what the program says to common mistakes; each is said exactly once."""
+import json
+import shutil
+
+from program import *
+
+
+class UsageErrors(ProgramTest):
+    def test_unknown_subcommand(self):
+        result = run("trian", "a.yaml")
+        self.expect_error(result, 64, "thresher: unknown subcommand trian")
+        self.assertIn("hint: did you mean train?", result.stderr)
+
+    def test_unknown_nested_subcommand(self):
+        self.expect_error(run("cache", "inof", "dir"), 64, "thresher cache: unknown subcommand inof")
+
+    def test_no_subcommand(self):
+        self.expect_error(run(), 64, "thresher: no subcommand")
+        self.expect_error(run("bench"), 64, "thresher bench: no subcommand")
+
+    def test_missing_argument(self):
+        self.expect_error(run("run"), 64, "thresher run: EXPERIMENT.yaml is required")
+
+    def test_unknown_option(self):
+        result = run("run", TINY, "--frseh")
+        self.expect_error(result, 64, "thresher run: The following argument was not expected: --frseh")
+
+    def test_fresh_excludes_resume(self):
+        self.assertEqual(run("run", TINY, "--fresh", "--resume").returncode, 64)
+
+    def test_log_level(self):
+        self.expect_error(run("config", "show", TINY, "--log-level", "loud"), 64,
+                          'log level "loud" is not known')
+
+    def test_malformed_override(self):
+        self.expect_error(run("config", "show", TINY, "--set", "train.lanes"), 64,
+                          "--set train.lanes: there is no =")
+        self.expect_error(run("config", "show", TINY, "--set", "sae.7.k=3"), 64,
+                          "--set sae.7.k: sae has no entry 7")
+
+    def test_bad_bench_sizes(self):
+        self.assertEqual(run("bench", "step", "--k", "0").returncode, 64)
+        self.expect_error(run("bench", "step", "--device", "cuda"), 78,
+                          "bench step: device cuda cannot train: this version trains on the CPU")
+
+
+class ConfigErrors(ProgramTest):
+    def changed(self, old, new):
+        """configs/tiny.yaml with one replacement, as exp.yaml in the workspace."""
+        text = TINY.read_text()
+        self.assertIn(old, text)
+        (self.workspace / "exp.yaml").write_text(text.replace(old, new, 1))
+        return "exp.yaml"
+
+    def place(self, key, after=""):
+        """LINE:COLUMN of `key` in the first line of exp.yaml that has it, right behind `after`."""
+        for number, line in enumerate((self.workspace / "exp.yaml").read_text().splitlines(), 1):
+            if after + key in line:
+                return f"{number}:{line.index(after + key) + len(after) + 1}"
+        raise AssertionError(f"{key} is not in exp.yaml")
+
+    def expect_config_error(self, old, new, marker, message, code=78):
+        name = self.changed(old, new)
+        self.expect_error(self.run_here("run", name), code, f"{name}:{self.place(marker)}: {message}")
+
+    def test_typo_in_a_key(self):
+        name = self.changed("learning_rate:", "learning_rte:")
+        result = self.run_here("run", name)
+        self.expect_error(result, 78, f"{name}:{self.place('learning_rte')}: unknown key train.learning_rte")
+        self.assertIn("hint: did you mean learning_rate?", result.stderr)
+
+    def test_typo_in_a_section(self):
+        self.expect_config_error("train:\n", "trian:\n", "trian", "unknown section trian")
+
+    def test_typo_on_the_command_line(self):
+        self.expect_error(run("config", "show", TINY, "--set", "train.lnaes=4"), 78,
+                          "--set train.lnaes: unknown key train.lnaes")
+
+    def test_schema(self):
+        name = self.changed("schema: 1\n", "")
+        self.expect_error(self.run_here("run", name), 78, f"{name}: schema is missing")
+        self.expect_config_error("schema: 1", "schema: 2", "2", "schema = 2 is not known")
+
+    def test_missing_key_and_section(self):
+        name = self.changed("  total_tokens: 300k ", "  # ")
+        self.expect_error(self.run_here("run", name), 78,
+                          f"{name}:{self.place('batch_tokens')}: train.total_tokens is missing")
+        text = TINY.read_text()
+        (self.workspace / "exp.yaml").write_text(text[:text.index("train:")])
+        self.expect_error(self.run_here("run", "exp.yaml"), 78, "exp.yaml: train.total_tokens is missing")
+
+    def test_device_cuda(self):
+        self.expect_config_error("  seed: 42", "  device: cuda", "cuda",
+                                 "run.device = cuda cannot train: this version trains on the CPU")
+
+    def test_unsafe_run_name(self):
+        self.expect_config_error("name: tiny", "name: ../x", "../x", 'run.name = "../x" cannot name a folder')
+
+    def test_hook_points(self):
+        self.expect_config_error("hook_point: blocks.2.hook_resid_post", "hook_point: blocks.3.hook_resid_post",
+                                 "blocks.3", "sae[0].hook_point = blocks.3.hook_resid_post is not in cache.hook_points")
+        name = self.changed("[blocks.1.", "[block.1.")
+        result = self.run_here("run", name)
+        self.assertEqual(result.returncode, 78)
+        self.assertRegex(error_lines(result)[0], rf"^error: {name}:{self.place('block.1.')}: ")
+        self.expect_config_error("[blocks.1.", "[blocks.2.hook_resid_post, blocks.2.hook_resid_post, blocks.1.",
+                                 "blocks.2.hook_resid_post, blocks.1",
+                                 "cache.hook_points[1] = blocks.2.hook_resid_post is there twice")
+
+    def test_a_name_twice(self):
+        name = self.changed("type: relu_l1", "name: topk\n    type: relu_l1")
+        result = self.run_here("run", name)
+        self.expect_error(result, 78, f"{name}:{self.place('topk', after='name: ')}: "
+                                      "sae[1].name = topk is taken by another SAE")
+
+    def test_lanes_and_batches(self):
+        name = self.changed("lanes: 8", "lanes: 6")
+        self.expect_error(self.run_here("run", name), 78,
+                          f"{name}:{self.place('total_tokens')}: train.lanes = 6 is not a power of two")
+
+    def test_ranks_without_a_use(self):
+        self.expect_error(run("config", "show", TINY, "--set", "comm.backend=self", "--set", "comm.ranks=2"), 78,
+                          "--set comm.ranks: comm.ranks = 2 has no use with comm.backend: self")
+
+    def test_k_above_the_dictionary_size(self):
+        name = self.changed("k: 8", "k: 300")
+        result = self.run_here("run", name, "--set", "run.name=large-k")
+        self.expect_error(result, 78, f"{name}:{self.place('hook_point: blocks.2')}: "
+                                      "sae topk: k 300 is above the dictionary size 256")
+        self.assertFalse((self.workspace / "caches").exists(), "nothing is harvested for an SAE that cannot be")
+
+    def test_ranks_that_do_not_divide_the_lanes(self):
+        result = self.run_here("run", TINY, "--set", "comm.backend=threads", "--set", "comm.ranks=3",
+                               "--set", "run.name=three-ranks")
+        self.expect_error(result, 78, "3 ranks do not divide train.lanes = 8")
+        status = json.loads((self.workspace / "runs/three-ranks/status.json").read_text())
+        self.assertEqual((status["state"], status["exit_code"], status["ranks"]), ("failed", 78, 3))
+        self.assertIn("3 ranks do not divide train.lanes = 8", status["message"])
+
+    def test_the_error_of_several_mpi_ranks_is_said_once(self):
+        result = self.run_here("run", TINY, "--set", "train.lanes=1", "--set", "run.name=mpi-ranks", ranks=2)
+        self.assertEqual(result.returncode, 78, result.stderr)
+        self.assertEqual(len(error_lines(result)), 1, result.stderr)
+        self.assertIn("2 ranks do not divide train.lanes = 1", error_lines(result)[0])
+
+
+class FileErrors(ProgramTest):
+    def test_wrong_paths(self):
+        self.expect_error(run("run", "/nonexistent/a.yaml"), 74,
+                          "/nonexistent/a.yaml: cannot stat: No such file or directory")
+        self.expect_error(self.run_here("run", TINY, "--set", "corpus.paths=[data/none]"), 74,
+                          "corpus.paths: 'data/none' does not exist")
+        self.expect_error(self.run_here("run", TINY, "--set", "host_model.weights=models/none.gguf"), 74,
+                          "models/none.gguf: cannot open: No such file or directory")
+        self.expect_error(self.run_here("config", "check", TINY, "--set", "host_model.weights=none.gguf"), 74,
+                          "host_model.weights: 'none.gguf' does not exist")
+        self.expect_error(run("eval", "/nonexistent"), 78, "/nonexistent: there is no run here")
+        self.expect_error(run("cache", "info", "/nonexistent"), 78, "/nonexistent: there is no activation cache here")
+        self.expect_error(run("cache", "verify", "/nonexistent"), 78,
+                          "/nonexistent: there is no activation cache here")
+        self.expect_error(self.run_here("train", TINY, "--set", "cache.dir=none", "--set", "run.name=no-cache"), 78,
+                          "none: there is no activation cache here")
+
+    def test_truncated_weights(self):
+        whole = (self.workspace / "models/tiny.gguf").read_bytes()
+        (self.workspace / "models/half.gguf").write_bytes(whole[:len(whole) // 2])
+        result = self.run_here("run", TINY, "--set", "host_model.weights=models/half.gguf",
+                               "--set", "run.name=half")
+        self.assertEqual(result.returncode, 65, result.stderr)
+        self.assertEqual(len(error_lines(result)), 1)
+        self.assertTrue(error_lines(result)[0].startswith("error: models/half.gguf: "), result.stderr)
+
+    def test_a_cache_with_another_identity(self):
+        arguments = ["harvest", TINY, "--set", "run.name=identity", "--set", "cache.dir=identity-cache"]
+        self.assertEqual(self.run_here(*arguments).returncode, 0)
+        before = sorted(p.stat().st_mtime_ns for p in (self.workspace / "identity-cache").rglob("*"))
+        self.expect_error(self.run_here(*arguments, "--set", "cache.dtype=float32"), 78,
+                          "identity-cache/cache.json: this cache was made with other settings: "
+                          'dtype: "bfloat16", "float32"')
+        shards = sorted((self.workspace / "identity-cache/shards").iterdir())
+        self.assertEqual(self.run_here("cache", "verify", "identity-cache").stdout, "identity-cache: sound\n")
+        self.assertGreaterEqual(len(before), len(shards))
+
+        damaged = bytearray(shards[1].read_bytes())
+        damaged[len(damaged) // 2] ^= 4
+        shards[1].chmod(0o644)
+        shards[1].write_bytes(damaged)
+        result = self.run_here("cache", "verify", "identity-cache", "--json")
+        self.assertEqual(result.returncode, 65, result.stderr)
+        found = json.loads(result.stdout)
+        self.assertFalse(found["is_sound"])
+        self.assertIn(shards[1].name, found["damage"][0]["file"])
+
+        fresh = self.run_here(*arguments, "--set", "cache.dtype=float32", "--fresh")
+        self.assertEqual(fresh.returncode, 0, fresh.stderr)
+        self.assertTrue((self.workspace / "identity-cache.old-1/cache.json").exists())
+        shutil.rmtree(self.workspace / "identity-cache")
+
+
+if __name__ == "__main__":
+    unittest.main()

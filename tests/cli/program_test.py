@@ -1,0 +1,132 @@
+"""The program end to end on the tiny host: results, their files, continuing, --json, the generated pages."""
+import json
+
+from program import *
+
+METRICS = ["fvu", "explained_variance", "mse", "cosine_similarity", "l0", "l1", "ce_clean", "ce_spliced",
+           "ce_zero_ablated", "ce_mean_ablated", "ce_recovered_zero", "ce_recovered_mean", "kl_divergence",
+           "dead_fraction", "dense_fraction", "density_histogram", "n_tokens", "n_dropped"]
+
+
+class Documentation(unittest.TestCase):
+    def test_every_help_page_is_there(self):
+        for command in ([], ["run"], ["harvest"], ["train"], ["eval"], ["cache"], ["cache", "info"],
+                        ["cache", "verify"], ["config"], ["config", "check"], ["config", "show"],
+                        ["config", "reference"], ["bench"], ["bench", "step"], ["bench", "loader"],
+                        ["bench", "harvest"], ["bench", "comm"], ["version"]):
+            result = run(*command, "--help")
+            self.assertEqual((result.returncode, result.stderr), (0, ""), command)
+            self.assertIn("Usage: thresher", result.stdout)
+
+    def test_the_reference_page_is_up_to_date(self):
+        page = (SOURCE / "docs/config-reference.md").read_text()
+        self.assertEqual(run("config", "reference").stdout, page,
+                         "run: build/bin/thresher config reference > docs/config-reference.md")
+
+    def test_the_schema_accepts_the_experiments_and_refuses_a_typo(self):
+        schema = json.loads(run("config", "reference", "--json-schema").stdout)
+        self.assertEqual(set(schema["properties"]), {"schema", "run", "corpus", "host_model", "cache", "sae", "train",
+                                                     "evaluation", "comm"})
+        train = schema["properties"]["train"]
+        self.assertFalse(train["additionalProperties"])
+        self.assertEqual(train["required"], ["total_tokens"])
+        self.assertEqual(train["properties"]["learning_rate"]["exclusiveMinimum"], 0)
+        types = [variant["properties"]["type"]["const"] for variant in schema["$defs"]["sae"]["oneOf"]]
+        self.assertEqual(sorted(types), ["relu_l1", "topk"])
+
+    def test_version(self):
+        versions = json.loads(run("version", "--json").stdout)
+        self.assertEqual((versions["thresher"], versions["torch"].split("+")[0]), ("0.1.0", "2.11.0"))
+
+
+class Configuration(unittest.TestCase):
+    def test_every_experiment_that_ships_is_valid(self):
+        for path in sorted((SOURCE / "configs").glob("*.yaml")):
+            self.assertEqual(run("config", "show", path).returncode, 0, path)
+
+    def test_a_resolved_experiment_resolves_to_itself(self):
+        shown = run("config", "show", TINY, "--set", "sae.topk.k=5", "--set", "train.learning_rate=1e-8").stdout
+        self.assertIn("k: 5\n", shown)
+        self.assertIn("learning_rate: 1.0e-08\n", shown)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "resolved.yaml"
+            path.write_text(shown)
+            self.assertEqual(run("config", "show", path).stdout, shown)
+
+
+class Pipeline(ProgramTest):
+    def test_run_measures_writes_and_continues(self):
+        result = self.run_here("run", TINY, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        report = json.loads(result.stdout)
+        self.assertEqual(set(report), {"run_dir", "harvest", "train", "evaluation", "stage_seconds"})
+        run_dir = self.workspace / report["run_dir"]
+        for name in ("config.resolved.yaml", "metrics.jsonl", "timing.jsonl", "evaluation.json",
+                     "sae/topk/cfg.json", "sae/relu_l1/sae_weights.safetensors"):
+            self.assertTrue((run_dir / name).exists(), name)
+        status = json.loads((run_dir / "status.json").read_text())
+        self.assertEqual((status["state"], status["stage"], status["exit_code"]), ("done", "evaluate", 0))
+
+        figures = json.loads((run_dir / "evaluation.json").read_text())
+        self.assertEqual(list(figures), ["topk", "relu_l1"])
+        for sae in figures.values():
+            self.assertEqual([name for name in METRICS if name not in sae], [])
+            self.assertEqual(len(sae["baselines"]), 3)
+        self.assertAlmostEqual(figures["topk"]["l0"], 8, delta=0.5)
+        self.assertLess(figures["topk"]["fvu"], 0.5)
+        self.assertLess(figures["topk"]["ce_clean"], figures["topk"]["ce_mean_ablated"])
+
+        again = self.run_here("run", TINY, "--json")
+        self.assertEqual(again.returncode, 0, again.stderr)
+        report = json.loads(again.stdout)
+        self.assertTrue(report["harvest"]["was_complete"] and report["train"]["was_complete"])
+
+        refused = self.run_here("train", TINY, "--set", "train.learning_rate=2e-3")
+        self.assertEqual(refused.returncode, 78)
+        self.assertIn("train.learning_rate: 0.001, 0.002", error_lines(refused)[0])
+
+        measured = self.run_here("eval", report["run_dir"])
+        self.assertEqual(measured.returncode, 0, measured.stderr)
+        for word in ("topk", "relu_l1", "fvu", "ce_recovered"):
+            self.assertIn(word, measured.stdout)
+        curve = self.run_here("eval", report["run_dir"], "--curve", "--json")
+        self.assertEqual(curve.returncode, 0, curve.stderr)
+        points = json.loads(curve.stdout)
+        self.assertEqual({point["name"] for point in points}, {"topk", "relu_l1"})
+        last = [point for point in points if point["name"] == "topk"][-1]
+        self.assertAlmostEqual(last["fvu"], figures["topk"]["fvu"], places=4)
+
+        info = self.run_here("cache", "info", "caches/tiny", "--json")
+        self.assertEqual(info.returncode, 0, info.stderr)
+        json.loads(info.stdout)
+        loader = json.loads(self.run_here("bench", "loader", TINY, "--steps", "20").stdout)
+        self.assertGreater(loader["rows_per_second"], 0)
+
+        fresh = self.run_here("run", TINY, "--fresh", "--set", "train.learning_rate=2e-3")
+        self.assertEqual(fresh.returncode, 0, fresh.stderr)
+        self.assertTrue((run_dir.parent / "tiny.old-1/evaluation.json").exists())
+
+
+class Bench(ProgramTest):
+    def test_step(self):
+        for sae in ("topk", "relu_l1"):
+            result = run("bench", "step", "--sae", sae, "--d-in", "32", "--n-latents", "64", "--batch-tokens", "64",
+                         "--k", "4", "--threads", "1", "--steps", "3")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            figures = json.loads(result.stdout)
+            for key in ("tokens_per_second", "encoder_gemm_seconds", "peak_rss_bytes"):
+                self.assertGreater(figures[key], 0)
+            self.assertLessEqual(figures["step_seconds"]["min"], figures["step_seconds"]["median"])
+            self.assertLessEqual(figures["step_seconds"]["median"], figures["step_seconds"]["max"])
+            self.assertEqual((figures["device"], figures["threads"]), ("cpu", 1))
+
+    def test_comm_and_harvest(self):
+        figures = json.loads(run("bench", "comm", "--ranks", "2", "--bytes", "4096", "--repeats", "3").stdout)
+        self.assertEqual((figures["ranks"], figures["backend"]), (2, "threads"))
+        result = self.run_here("bench", "harvest", TINY, "--steps", "2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertGreater(json.loads(result.stdout)["tokens_per_second"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
