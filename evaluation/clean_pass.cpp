@@ -20,10 +20,17 @@ at::Tensor rows_of(const std::vector<std::int32_t>& values, std::int64_t first, 
       .to(at::kLong);
 }
 
-/// The residual stream from which a run that is patched at `point` starts again; nothing if from
-/// the embedding.
+/// Whether an activation at `point` is the residual stream that the next block starts from, so that
+/// patching it needs nothing of its own block.
+bool feeds_next_block(const HookPoint& point, std::int64_t n_blocks) {
+  return point.site == HookPoint::Site::kResidPost && point.block + 1 < n_blocks;
+}
+
+/// The residual stream from which a run that is patched at `point` starts again; nothing if it
+/// starts from the patched activation itself or from the embedding.
 std::optional<HookPoint> restart_point(const HookPoint& point, std::int64_t n_blocks) {
-  if (point.site == HookPoint::Site::kEmbed) return std::nullopt;
+  if (point.site == HookPoint::Site::kEmbed || feeds_next_block(point, n_blocks))
+    return std::nullopt;
   const bool is_final = point.site == HookPoint::Site::kFinalNormalized;
   return HookPoint{HookPoint::Site::kResidPre, is_final ? n_blocks - 1 : point.block};
 }
@@ -102,6 +109,11 @@ at::Tensor run_spliced(const CleanPass& clean, const HookPoint& point,
   patched.index_copy_(0, clean.kept_rows, replacement);
   host_model::ForwardRequest request;
   request.want_final = true;
+  if (feeds_next_block(point, model.info().n_blocks)) {
+    request.first_block = point.block + 1;
+    request.resid_pre = patched;
+    return model.forward(clean.batch, request);
+  }
   request.hooks[point] = [&patched](const at::Tensor&) { return patched; };
   if (const auto restart = restart_point(point, model.info().n_blocks)) {
     request.first_block = restart->block;

@@ -27,15 +27,15 @@ struct CleanPass {
 };
 
 /// Runs the batch and applies the cache's rule for positions. The activations of `points`, of the
-/// cache's hook points and of hook_resid_pre of the points' blocks are kept.
+/// cache's hook points and those from which spliced runs start again are kept.
 CleanPass run_clean(const host_model::TokenBatch& batch,
                     const std::vector<host_model::HookPoint>& points,
                     const EvaluationContext& context, const corpus::Tokenizer& tokenizer,
                     host_model::HostModel& model);
 
 /// ln_final's output [tokens, d_model] when the kept rows of the activation at `point` are
-/// `replacement` [kept rows, width] instead. Only what follows the hook point's block is computed
-/// again.
+/// `replacement` [kept rows, width] instead. Only the hook point's block (where it is needed) and
+/// those after it are computed again.
 at::Tensor run_spliced(const CleanPass& clean, const host_model::HookPoint& point,
                        const at::Tensor& replacement, host_model::HostModel& model);
 

@@ -134,68 +134,62 @@ def write(folder, name, values, kind):
     np.ascontiguousarray(values, dtype=kind).tofile(folder / name)
 
 
-def main():
-    draw = np.random.default_rng(1)
-    weights, contexts = make_setting(draw)
-    clean, clean_logits = run(weights, contexts)
+class BruteForce:
+    """The whole evaluation at once, on a host model and contexts drawn by `draw`."""
 
-    kept = (contexts["positions"] >= DROP_FIRST) & (contexts["token_ids"] != SPECIAL)
-    for hook_point in HOOK_POINTS:
-        kept &= np.linalg.norm(clean[hook_point], axis=1) <= LIMIT
-    sinks = (contexts["token_ids"] == SINK) & (contexts["positions"] >= DROP_FIRST)
-    assert sinks.sum() > 10 and not (kept & sinks).any() and kept.sum() > 1000
-    place = np.arange(CONTEXTS * WIDTH)
-    has_next = (place % WIDTH != WIDTH - 1) & (contexts["documents"] == np.roll(contexts["documents"], -1))
-    predicts = kept & has_next
-    targets = np.roll(contexts["token_ids"], -1)[predicts]
+    def __init__(self, draw):
+        self.draw = draw
+        self.weights, self.contexts = make_setting(draw)
+        self.clean, self.clean_logits = run(self.weights, self.contexts)
+        ids, documents = self.contexts["token_ids"], self.contexts["documents"]
+        late = self.contexts["positions"] >= DROP_FIRST
+        self.kept = late & (ids != SPECIAL)
+        for hook_point in HOOK_POINTS:
+            self.kept &= np.linalg.norm(self.clean[hook_point], axis=1) <= LIMIT
+        sinks = (ids == SINK) & late
+        assert sinks.sum() > 10 and not (self.kept & sinks).any() and self.kept.sum() > 1000
+        is_last = np.arange(CONTEXTS * WIDTH) % WIDTH == WIDTH - 1
+        self.predicts = self.kept & ~is_last & (documents == np.roll(documents, -1))
+        self.targets = np.roll(ids, -1)[self.predicts]
+        self.means = {name: self.clean[name][self.kept].mean(0) + 0.1 for name in HOOK_POINTS}
 
-    def cross_entropy(logits):
-        return -np.take_along_axis(log_softmax(logits[predicts]), targets[:, None], 1).mean()
+    def cross_entropy(self, logits):
+        return -np.take_along_axis(log_softmax(logits[self.predicts]), self.targets[:, None], 1).mean()
 
-    def spliced(hook_point, replacement):
+    def spliced(self, hook_point, replacement):
         def patch(value):
             value = value.copy()
-            value[kept] = replacement
+            value[self.kept] = replacement
             return value
 
-        return run(weights, contexts, {hook_point: patch})[1]
+        return run(self.weights, self.contexts, {hook_point: patch})[1]
 
-    candidates, expected = [], {}
-    means = {name: clean[name][kept].mean(0) + 0.1 for name in HOOK_POINTS}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for number, hook_point in enumerate(HOOK_POINTS):
-            for architecture in ("topk", "standard") + (("pca",) if number == 4 else ()):
-                label = "pca" if architecture == "pca" else f"{architecture}-{number}"
-                x = clean[hook_point][kept]
-                entry, tensors = make_candidate(draw, label, hook_point, architecture, x)
-                tensors = {key: value.astype(np.float32) for key, value in tensors.items()}
-                for key, value in tensors.items():
-                    write(folder, f"{label}.{key}", value, np.float32)
-                if architecture == "pca":
-                    candidates.append(entry)
-                else:
-                    candidates.insert(0, entry | {"name": label})
-                recon, acts = apply_candidate(entry, tensors, x)
-                figures = reconstruction_figures(x, recon, acts)
-                logits = spliced(hook_point, recon)
-                figures["ce_clean"] = cross_entropy(clean_logits)
-                figures["ce_spliced"] = cross_entropy(logits)
-                figures["ce_zero_ablated"] = zero = cross_entropy(spliced(hook_point, 0.0))
-                figures["ce_mean_ablated"] = mean = cross_entropy(spliced(hook_point, means[hook_point]))
-                figures["ce_recovered_zero"] = (zero - figures["ce_spliced"]) / (zero - figures["ce_clean"])
-                figures["ce_recovered_mean"] = (mean - figures["ce_spliced"]) / (mean - figures["ce_clean"])
-                p, q = log_softmax(clean_logits[predicts]), log_softmax(logits[predicts])
-                figures["kl_divergence"] = (np.exp(p) * (p - q)).sum(1).mean()
-                figures["n_dropped"] = int((~kept).sum())
-                expected[label] = figures
-        # The evaluation wants an SAE before its baseline.
-        candidates.sort(key=lambda entry: entry["name"] == "pca")
-        for file, value in weights.items():
+    def figures(self, entry, tensors):
+        hook_point = entry["hook_point"]
+        x = self.clean[hook_point][self.kept]
+        recon, acts = apply_candidate(entry, tensors, x)
+        logits = self.spliced(hook_point, recon)
+        clean, spliced = self.cross_entropy(self.clean_logits), self.cross_entropy(logits)
+        zero = self.cross_entropy(self.spliced(hook_point, 0.0))
+        mean = self.cross_entropy(self.spliced(hook_point, self.means[hook_point]))
+        p, q = log_softmax(self.clean_logits[self.predicts]), log_softmax(logits[self.predicts])
+        return reconstruction_figures(x, recon, acts) | {
+            "ce_clean": clean,
+            "ce_spliced": spliced,
+            "ce_zero_ablated": zero,
+            "ce_mean_ablated": mean,
+            "ce_recovered_zero": (zero - spliced) / (zero - clean),
+            "ce_recovered_mean": (mean - spliced) / (mean - clean),
+            "kl_divergence": (np.exp(p) * (p - q)).sum(1).mean(),
+            "n_dropped": int((~self.kept).sum()),
+        }
+
+    def write_setting(self, folder, candidates):
+        for file, value in self.weights.items():
             write(folder, file, value, np.float32)
-        for file, value in contexts.items():
+        for file, value in self.contexts.items():
             write(folder, file, value, np.int32)
-        for hook_point, value in means.items():
+        for hook_point, value in self.means.items():
             write(folder, f"mean.{hook_point}", value, np.float64)
         setting = {
             "d_model": D, "n_vocabulary": VOCABULARY, "n_blocks": BLOCKS, "n_contexts": CONTEXTS,
@@ -203,15 +197,36 @@ def main():
             "drop_first_positions": DROP_FIRST, "special_id": SPECIAL, "candidates": candidates,
         }
         (folder / "setting.json").write_text(json.dumps(setting))
-        done = subprocess.run([TOOL, folder], capture_output=True, text=True, check=False)
+
+
+def evaluate_both(world, folder):
+    """Our figures and those expected, by candidate; PCA is a baseline of topk-4."""
+    labels = [(f"{kind}-{n}", n, kind) for kind in ("topk", "standard") for n in range(len(HOOK_POINTS))]
+    candidates, expected = [], {}
+    for label, number, architecture in [*labels, ("pca", 4, "pca")]:
+        x = world.clean[HOOK_POINTS[number]][world.kept]
+        entry, tensors = make_candidate(world.draw, label, HOOK_POINTS[number], architecture, x)
+        tensors = {key: value.astype(np.float32) for key, value in tensors.items()}
+        for key, value in tensors.items():
+            write(folder, f"{label}.{key}", value, np.float32)
+        candidates.append(entry)
+        expected[label] = world.figures(entry, tensors)
+    world.write_setting(folder, candidates)
+    done = subprocess.run([TOOL, folder], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"evaluate_tool failed: {done.stderr}")
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout), expected
 
+
+def main():
+    world = BruteForce(np.random.default_rng(1))
+    with tempfile.TemporaryDirectory() as folder:
+        found, expected = evaluate_both(world, Path(folder))
     failures = 0
-    if found["n_tokens"] != kept.sum() or found["n_predictions"] != predicts.sum():
-        print("FAIL", found["n_tokens"], kept.sum(), found["n_predictions"], predicts.sum())
-        failures += 1
+    for name, value in (("n_tokens", world.kept.sum()), ("n_predictions", world.predicts.sum())):
+        if found[name] != value:
+            print(f"FAIL {name}: {found[name]}, brute force {value}")
+            failures += 1
     worst = 0.0
     for label, figures in expected.items():
         ours = found["candidates"]["topk-4"]["baselines"]["pca"] if label == "pca" else found["candidates"][label]
@@ -221,7 +236,7 @@ def main():
             if not difference <= 2e-5:
                 print(f"FAIL {label}.{metric}: {ours[metric]}, brute force {value}")
                 failures += 1
-    print(f"{len(expected)} candidates, {kept.sum()} kept positions, worst relative difference {worst:.2e}")
+    print(f"{len(expected)} candidates, {world.kept.sum()} kept positions, worst relative difference {worst:.2e}")
     return 1 if failures else 0
 
 
