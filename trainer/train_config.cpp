@@ -10,63 +10,65 @@ namespace thresher::trainer {
 
 void TrainConfig::declare(FieldVisitor& fields) {
   fields.field("total_tokens", total_tokens,
-               {.help = "length of training over all ranks; rounded down to whole batches",
+               {.help = "Length of training over all ranks; rounded down to whole batches.",
                 .unit = "tokens",
                 .min = 1,
                 .is_required = true});
   fields.field("batch_tokens", batch_tokens,
-               {.help = "activations in one step, over all ranks; a multiple of lanes",
+               {.help = "Activations in one step, over all ranks; a multiple of lanes.",
                 .unit = "tokens",
                 .min = 1});
   fields.field("lanes", lanes,
-               {.help = "micro-batches that every step is cut into, a power of two; the number of "
-                        "ranks must divide it, and it is part of the run's identity",
+               {.help = "Micro-batches that every step is cut into, a power of two; the number of "
+                        "ranks must divide it, and it is part of the run's identity.",
                 .min = 1,
                 .max = 1024});
   fields.field("shuffle_window_tokens", shuffle_window_tokens,
-               {.help = "rows are shuffled inside windows of about this many of a lane's rows",
+               {.help = "Rows are shuffled inside windows of about this many of a lane's rows.",
                 .unit = "tokens",
                 .min = 1});
   fields.field("learning_rate", learning_rate,
-               {.help = "Adam's step size between warm-up and decay",
+               {.help = "Adam's step size between warm-up and decay.",
                 .min = 0,
                 .max = 1,
                 .min_is_exclusive = true});
   fields.field("warmup_tokens", warmup_tokens,
-               {.help = "the learning rate rises linearly from 0 over the first so many tokens",
+               {.help = "The learning rate rises linearly from 0 over the first so many tokens.",
                 .unit = "tokens",
                 .min = 0});
   fields.field("decay_tokens", decay_tokens,
-               {.help = "the learning rate falls linearly to 0 over the last so many tokens",
+               {.help = "The learning rate falls linearly to 0 over the last so many tokens.",
                 .unit = "tokens",
                 .min = 0});
   fields.field("beta1", beta1,
-               {.help = "Adam's decay of the mean gradient", .min = 0, .max = 0.999999});
+               {.help = "Adam's decay of the mean gradient.", .min = 0, .max = 0.999999});
   fields.field("beta2", beta2,
-               {.help = "Adam's decay of the squared gradient", .min = 0, .max = 0.99999999});
-  fields.field(
-      "epsilon", epsilon,
-      {.help = "Adam's constant in the denominator", .min = 0, .max = 1, .min_is_exclusive = true});
+               {.help = "Adam's decay of the squared gradient.", .min = 0, .max = 0.99999999});
+  fields.field("epsilon", epsilon,
+               {.help = "Adam's constant in the denominator.",
+                .min = 0,
+                .max = 1,
+                .min_is_exclusive = true});
   fields.field("clip_gradient_norm", clip_gradient_norm,
-               {.help = "gradients are scaled down to this norm over all parameters of an SAE; 0 "
-                        "turns clipping off",
+               {.help = "Gradients are scaled down to this norm over all parameters of an SAE; 0 "
+                        "turns clipping off.",
                 .min = 0});
   fields.field("init_sample_rows", init_sample_rows,
-               {.help = "activations that initialisation looks at (geometric median)",
+               {.help = "Activations that initialisation looks at (geometric median).",
                 .unit = "rows",
                 .min = 1,
                 .max = 1e7});
   fields.field("checkpoint_every_tokens", checkpoint_every_tokens,
-               {.help = "a checkpoint is written each time so many tokens have passed; 0: only at "
-                        "the end and on a stop",
+               {.help = "A checkpoint is written each time so many tokens have passed; 0: only at "
+                        "the end and on a stop.",
                 .unit = "tokens",
                 .min = 0});
   fields.field("keep_checkpoints", keep_checkpoints,
-               {.help = "the newest so many checkpoints are kept, so that one damaged checkpoint "
-                        "costs an interval and not the run",
+               {.help = "The newest so many checkpoints are kept, so that one damaged checkpoint "
+                        "costs an interval and not the run.",
                 .min = 2});
   fields.field("log_every_steps", log_every_steps,
-               {.help = "metrics.jsonl gets a line for every so many steps, and for the last",
+               {.help = "Metrics.jsonl gets a line for every so many steps, and for the last.",
                 .unit = "steps",
                 .min = 1});
 }
