@@ -68,7 +68,7 @@ void TrainConfig::declare(FieldVisitor& fields) {
                         "costs an interval and not the run.",
                 .min = 2});
   fields.field("log_every_steps", log_every_steps,
-               {.help = "Metrics.jsonl gets a line for every so many steps, and for the last.",
+               {.help = "A line of metrics.jsonl for every so many steps, and for the last.",
                 .unit = "steps",
                 .min = 1});
 }
