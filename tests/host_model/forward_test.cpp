@@ -113,6 +113,20 @@ TEST(Forward, HonoursAReplacementEverywhereAfterIt) {
   EXPECT_TRUE(at::equal(other, unchanged)) << "the pass wrote into the caller's replacement";
 }
 
+TEST(Forward, NeverWritesIntoMemoryThatAReplacementBorrows) {
+  const auto model = load(tiny_llama());
+  std::vector<float> borrowed(4 * 32, 0.5F);
+  ForwardRequest request;
+  request.want_final = true;
+  for (const char* name : {"hook_embed", "blocks.0.hook_attn_out", "blocks.1.hook_resid_mid"}) {
+    request.hooks[HookPoint::parse(name)] = [&](const at::Tensor&) {
+      return at::from_blob(borrowed.data(), {4, 32});
+    };
+  }
+  model->forward(batch_of(some_ids(1, 4)), request);
+  EXPECT_EQ(borrowed, std::vector<float>(4 * 32, 0.5F));
+}
+
 TEST(Forward, HonoursReplacementsOfOutputsAndOfTheFinalNorm) {
   const auto model = load(tiny_llama());
   const TokenBatch batch = batch_of(some_ids(1, 6));
