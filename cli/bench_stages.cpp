@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,9 +7,11 @@
 
 #include "activation_cache/cache.h"
 #include "cli/bench.h"
+#include "cli/ranks.h"
 #include "cli/stages.h"
 #include "cli/versions.h"
 #include "core/error.h"
+#include "evaluation/clean_pass.h"
 
 namespace thresher::cli {
 namespace {
@@ -26,7 +27,7 @@ Json common(const std::string& bench, const comm::Communicator& comm) {
                        {"ranks", comm.world_size()},
                        {"backend", comm.backend()},
                        {"device", "cpu"},
-                       {"threads", at::get_num_threads()},
+                       {"threads", current_threads()},
                        {"peak_rss_bytes", peak_rss_bytes()},
                        {"versions", versions_json()}});
 }
@@ -38,18 +39,6 @@ activation_cache::BatchPlan plan_of(const Experiment& experiment) {
   plan.shuffle_window_tokens = experiment.train.shuffle_window_tokens;
   plan.seed = experiment.seed();
   return plan;
-}
-
-/// Contexts [0, n) as the tensors that a forward pass takes.
-host_model::TokenBatch first_contexts(const corpus::PackedContexts& contexts, std::int64_t n) {
-  const auto tensor = [&](const std::vector<std::int32_t>& values) {
-    const std::int64_t size = n * contexts.context_tokens;
-    return at::from_blob(const_cast<std::int32_t*>(values.data()), {n, contexts.context_tokens},
-                         at::kInt)
-        .to(at::kLong)
-        .reshape({n, size / n});
-  };
-  return {tensor(contexts.token_ids), tensor(contexts.positions), tensor(contexts.documents)};
 }
 
 }  // namespace
@@ -94,7 +83,7 @@ Json bench_harvest(const Experiment& experiment, std::int64_t steps, comm::Commu
   const std::int64_t n = std::min(
       contexts.n_contexts, std::max<std::int64_t>(1, kForwardTokens / contexts.context_tokens));
   if (n == 0) throw ConfigError("bench harvest: the corpus fills no context", "more text");
-  const host_model::TokenBatch batch = first_contexts(contexts, n);
+  const host_model::TokenBatch batch = evaluation::make_batch(contexts, 0, n);
   host_model::ForwardRequest request;
   for (const std::string& name : experiment.cache.hook_points) {
     request.hooks[host_model::HookPoint::parse(name)] = [](const at::Tensor&) {

@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 
@@ -8,6 +7,7 @@
 #include <memory>
 
 #include "cli/bench.h"
+#include "cli/ranks.h"
 #include "cli/versions.h"
 #include "core/config.h"
 #include "core/error.h"
@@ -80,7 +80,7 @@ Json bench_step(const BenchStepOptions& options) {
                     options.device),
         "--device cpu");
   }
-  at::set_num_threads(static_cast<int>(options.threads));
+  apply_threads(static_cast<int>(options.threads));
   const trainer::TrainConfig config = train_config(options);
   const std::unique_ptr<comm::Communicator> comm = comm::make_self_communicator();
   const auto sae = sae::make_training_sae(*sae_config(options), options.d_in);

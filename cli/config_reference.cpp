@@ -48,11 +48,18 @@ std::string cell(std::string_view text) {
   return out;
 }
 
+/// Declarations differ in how they begin and end a sentence; a page should not.
+std::string sentence(std::string text) {
+  if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') text[0] = static_cast<char>(text[0] - 32);
+  if (!text.empty() && text.back() != '.') text += '.';
+  return text;
+}
+
 std::string table_row(const FieldDescription& field) {
   std::string type = field.type;
   if (!field.info.unit.empty()) type += fmt::format(" ({})", field.info.unit);
   return fmt::format("| `{}` | {} | {} | {} | {} |\n", field.name, type, default_text(field),
-                     cell(range(field.info)), cell(field.info.help));
+                     cell(range(field.info)), cell(sentence(field.info.help)));
 }
 
 constexpr std::string_view kIntroduction =
@@ -124,7 +131,7 @@ Json field_schema(const FieldDescription& field) {
     schema = Json::object(
         {{"anyOf", Json::array({Json::object({{"const", "auto"}}), std::move(schema)})}});
   }
-  std::string description = field.info.help;
+  std::string description = sentence(field.info.help);
   if (!field.info.unit.empty()) description += fmt::format(" ({})", field.info.unit);
   schema["description"] = description;
   if (!field.info.is_required) schema["default"] = field.default_value;

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "activation_cache/cache.h"
+#include "cli/ranks.h"
 #include "cli/stages.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -49,6 +50,7 @@ Json evaluate_stage(const Experiment& experiment, const std::filesystem::path& r
                          job.saes.size(), candidates.size() - job.saes.size(),
                          format_count(static_cast<double>(experiment.evaluation.tokens))));
   }
+  const ThreadsScope scope(model_threads(experiment, inputs, held_out));
   Json evaluation = evaluation::evaluate(experiment.evaluation, candidates, context, held_out,
                                          *inputs.tokenizer, *inputs.model, comm);
   comm.agree(

@@ -16,6 +16,7 @@
 #include "core/log.h"
 #include "core/stop_signal.h"
 #include "core/system_error.h"
+#include "kernels/parallel.h"
 
 namespace thresher::cli {
 
@@ -145,8 +146,15 @@ int set_threads(std::optional<std::int64_t> threads, comm::Communicator& comm) {
   } else if (comm.backend() != "threads") {
     count = automatic_threads(comm);
   }
-  at::set_num_threads(count);
+  apply_threads(count);
   return count;
 }
+
+void apply_threads(int count) {
+  at::set_num_threads(count);
+  kernels::set_num_threads(count);
+}
+
+int current_threads() { return at::get_num_threads(); }
 
 }  // namespace thresher::cli

@@ -35,4 +35,20 @@ void with_ranks(const comm::CommConfig& config,
 /// use divided among them, or one for a rank that is itself a thread. Collective.
 int set_threads(std::optional<std::int64_t> threads, comm::Communicator& comm);
 
+/// Sets the threads of LibTorch and of our own kernels for the calling thread.
+void apply_threads(int count);
+int current_threads();
+
+/// Uses `count` threads while it lives.
+class ThreadsScope {
+ public:
+  explicit ThreadsScope(int count) : before_(current_threads()) { apply_threads(count); }
+  ~ThreadsScope() { apply_threads(before_); }
+  ThreadsScope(const ThreadsScope&) = delete;
+  ThreadsScope& operator=(const ThreadsScope&) = delete;
+
+ private:
+  int before_;
+};
+
 }  // namespace thresher::cli

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "activation_cache/harvest/pulse.h"
@@ -11,10 +12,14 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "evaluation/clean_pass.h"
+#include "sae/thread_check.h"
 #include "sae/training_sae.h"
 
 namespace thresher::cli {
 namespace {
+
+constexpr std::int64_t kProbeContexts = 4;
 
 std::string need(std::uint64_t memory_bytes_per_rank, std::uint64_t disk_bytes, double seconds,
                  int ranks) {
@@ -54,6 +59,35 @@ Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm) {
   return inputs;
 }
 
+/// The threads with which the model gives the bits that it gives with one, tried on a few contexts.
+int model_threads(const Experiment& experiment, Inputs& inputs,
+                  const corpus::PackedContexts& contexts) {
+  const int threads = current_threads();
+  if (threads == 1 || contexts.n_contexts == 0) return threads;
+  const host_model::TokenBatch batch = evaluation::make_batch(
+      contexts, 0, std::min<std::int64_t>(contexts.n_contexts, kProbeContexts));
+  const auto deepest_activation = [&] {
+    at::Tensor out;
+    host_model::ForwardRequest request;
+    for (const std::string& name : experiment.cache.hook_points) {
+      request.hooks[host_model::HookPoint::parse(name)] = [&](const at::Tensor& activation) {
+        out = activation.clone();
+        return at::Tensor();
+      };
+    }
+    inputs.model->forward(batch, request);
+    return out;
+  };
+  if (sae::probes_that_differ({{"host model", deepest_activation}}, threads).empty()) {
+    return threads;
+  }
+  log_warning(
+      fmt::format("the host model gives other bits with {} threads than with one: it runs "
+                  "with one thread, so that results do not depend on run.threads",
+                  threads));
+  return 1;
+}
+
 void check_saes(const Experiment& experiment, const host_model::HostModel& model) {
   for (std::size_t i = 0; i < experiment.saes.size(); ++i) {
     const sae::SaeConfig& config = *experiment.saes[i];
@@ -90,6 +124,7 @@ activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inpu
                          need(estimate.memory_bytes_per_rank, estimate.disk_bytes, estimate.seconds,
                               comm.world_size())));
   }
+  const ThreadsScope scope(model_threads(experiment, inputs, contexts));
   return activation_cache::harvest(
       experiment.cache, contexts,
       Json::object({{"fingerprint", inputs.corpus->fingerprint()}, {"split", "training"}}),
@@ -111,6 +146,13 @@ trainer::TrainResult train_stage(const Experiment& experiment, bool fresh,
                          need(estimate.memory_bytes_per_rank, estimate.disk_bytes, estimate.seconds,
                               comm.world_size())));
   }
+  int threads = current_threads();
+  for (const auto& sae : job.saes) {
+    const std::int64_t d_in = source->hook_points()[source->hook_index(sae->hook_point)].d_in;
+    threads = sae::threads_with_fixed_bits(job.config.batch_tokens / job.config.lanes, d_in,
+                                           sae->latents(d_in), threads);
+  }
+  const ThreadsScope scope(threads);
   return trainer::train(job, *source, comm);
 }
 

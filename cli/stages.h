@@ -34,6 +34,11 @@ void work_together(comm::Communicator& comm, std::string_view what,
 /// All stages are collective and print what they need before they start (rank 0, to stderr).
 Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm);
 
+/// The threads with which the model gives the bits that it gives with one thread: those in use, or
+/// one after a warning. Tried on a few contexts.
+int model_threads(const Experiment& experiment, Inputs& inputs,
+                  const corpus::PackedContexts& contexts);
+
 /// What can be checked of the SAEs once the model's width is known, before hours of harvest: k
 /// against the dictionary size and the like. ConfigError with the entry's place, the same on every
 /// rank.
