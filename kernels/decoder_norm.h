@@ -17,8 +17,9 @@ void normalise_rows(const Exec& exec, std::int64_t rows, std::int64_t cols, floa
 void remove_parallel_component(const Exec& exec, std::int64_t rows, std::int64_t cols,
                                const float* W, float* grad);
 
-/// Sum of squares in float64: every row sequentially, then the binary tree over rows (a fixed order
-/// that does not depend on threads). cols may be the whole tensor for vectors (rows = 1).
+/// Sum of squares in float64: every row in eight partial sums added as a tree, then the binary tree
+/// over rows. The order is fixed and does not depend on threads. `cols` may be the whole tensor for
+/// vectors (rows = 1). On CUDA the call waits for the stream.
 double sum_of_squares(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* values);
 
 }  // namespace thresher::kernels
