@@ -20,7 +20,8 @@ void sparse_decode_grad_values(const Exec& exec, std::int64_t rows, std::int64_t
 
 /// (row, slot) pairs ordered by latent, and by row inside a latent: a counting sort, stable.
 /// `offsets` [n_latents + 1]; `pair_rows`, `pair_slots` [rows * k] with slot = position in the
-/// [rows, k] arrays. Pairs whose `values` are exactly 0 are left out.
+/// [rows, k] arrays. Pairs whose `values` are exactly 0 are left out. Host memory; InternalError if
+/// another pair's latent is out of range.
 void sort_pairs_by_latent(std::int64_t rows, std::int64_t k, std::int64_t n_latents,
                           const std::int32_t* indices, const float* values, std::int64_t* offsets,
                           std::int32_t* pair_rows, std::int32_t* pair_slots);

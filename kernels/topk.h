@@ -22,8 +22,8 @@ struct Exec {
 void topk(const Exec& exec, std::int64_t rows, std::int64_t cols, std::int64_t k,
           const float* pre_acts, float* values, std::int32_t* indices);
 
-/// The same over the columns where `mask` [cols] is non-zero; k must not exceed the number of such
-/// columns.
+/// The same over the columns where `mask` [cols] is non-zero; InternalError if k exceeds their
+/// number. To know that, the call waits for the stream on CUDA.
 void topk_masked(const Exec& exec, std::int64_t rows, std::int64_t cols, std::int64_t k,
                  const float* pre_acts, const std::uint8_t* mask, float* values,
                  std::int32_t* indices);
