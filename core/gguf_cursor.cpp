@@ -1,5 +1,7 @@
 #include "core/gguf_cursor.h"
 
+#include <fmt/format.h>
+
 #include "core/error.h"
 
 namespace thresher::gguf {

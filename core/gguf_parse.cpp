@@ -1,5 +1,7 @@
 #include "core/gguf_parse.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <limits>
