@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <utility>
 
@@ -136,6 +137,37 @@ void report(const std::filesystem::path& dir, const Manifest& manifest) {
                        manifest.dropped.special, manifest.dropped.norm));
 }
 
+using UnitMaker = std::function<void(const std::vector<std::int64_t>& units, Pulse& pulse,
+                                     const std::function<void()>& after_pass)>;
+
+struct MadeUnits {
+  std::int64_t tokens = 0;  // by all ranks
+  bool was_stopped = false;
+};
+
+/// Deals the units to the ranks like cards and shows how far all of them are.
+MadeUnits make_units(const CacheIdentity& identity, const std::vector<std::int64_t>& todo,
+                     comm::Communicator& comm, const UnitMaker& make) {
+  std::vector<std::int64_t> own;
+  for (std::size_t i = comm.rank(); i < todo.size(); i += comm.world_size()) own.push_back(todo[i]);
+  const std::int64_t all_tokens = identity.n_contexts * identity.context_tokens;
+  const std::int64_t done_before = all_tokens - tokens_of(identity, todo);
+  Progress progress("harvest", "tokens", all_tokens, done_before, comm.is_root());
+  MadeUnits made;
+  const auto show = [&](const Pulse& pulse) {
+    made.tokens = pulse.tokens_of_all();
+    progress.update(done_before + made.tokens);
+  };
+  made.was_stopped = run_with_pulse(
+      comm, "harvest: making units",
+      [&](Pulse& pulse) {
+        if (!own.empty()) make(own, pulse, [&] { show(pulse); });
+      },
+      show);
+  if (!made.was_stopped) progress.finish();
+  return made;
+}
+
 /// How far the cache has come when all ranks have left their work.
 struct Closing {
   std::int64_t committed = 0;
@@ -184,27 +216,15 @@ HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& c
   }
   identity.norm_limits = opening.norm_limits;
 
-  std::vector<std::int64_t> own;
-  for (std::size_t i = comm.rank(); i < opening.todo.size(); i += comm.world_size()) {
-    own.push_back(opening.todo[i]);
-  }
-  const std::int64_t all_tokens = identity.n_contexts * identity.context_tokens;
-  const std::int64_t done_before = all_tokens - tokens_of(identity, opening.todo);
-  Progress progress("harvest", "tokens", all_tokens, done_before, comm.is_root());
-  const auto show = [&](const Pulse& pulse) {
-    result.tokens = pulse.tokens_of_all();
-    progress.update(done_before + result.tokens);
-  };
-  const bool was_stopped = run_with_pulse(
-      comm, "harvest: making units",
-      [&](Pulse& pulse) {
-        if (own.empty()) return;
-        UnitWorker worker(dir, identity, opening.are_limits_known, contexts, tokenizer, model,
-                          comm.rank());
-        worker.run(own, pulse, [&] { show(pulse); });
-      },
-      show);
-  if (!was_stopped) progress.finish();
+  const auto [tokens, was_stopped] =
+      make_units(identity, opening.todo, comm,
+                 [&](const std::vector<std::int64_t>& units, Pulse& pulse,
+                     const std::function<void()>& after_pass) {
+                   UnitWorker worker(dir, identity, opening.are_limits_known, contexts, tokenizer,
+                                     model, comm.rank());
+                   worker.run(units, pulse, after_pass);
+                 });
+  result.tokens = tokens;
 
   Closing closing;
   run_with_pulse(comm, "harvest: closing the cache", [&](Pulse&) {

@@ -11,7 +11,7 @@
 namespace thresher::activation_cache {
 namespace {
 
-using namespace testing;  // NOLINT: the tests' own helpers
+using namespace testing;  // NOLINT: what the tests share
 
 BatchPlan small_plan(std::int64_t lanes = 4, std::int64_t window = 24) {
   return {.batch_tokens = 32, .lanes = lanes, .shuffle_window_tokens = window, .seed = 5};

@@ -13,7 +13,7 @@
 namespace thresher::activation_cache {
 namespace {
 
-using namespace testing;  // NOLINT: the tests' own helpers
+using namespace testing;  // NOLINT: what the tests share
 
 /// A file system of a given size, mounted while the object lives.
 class SmallDisk {

@@ -8,7 +8,7 @@
 namespace thresher::activation_cache {
 namespace {
 
-using namespace testing;  // NOLINT: the tests' own helpers
+using namespace testing;  // NOLINT: what the tests share
 
 /// Reached once in a harvest, and so not a second time.
 bool happens_once(const std::string& failpoint) {

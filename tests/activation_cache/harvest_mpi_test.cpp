@@ -7,7 +7,7 @@
 namespace thresher::activation_cache {
 namespace {
 
-using namespace testing;  // NOLINT: the tests' own helpers
+using namespace testing;  // NOLINT: what the tests share
 
 TEST(HarvestOverMpi, GivesTheBytesOfOneRank) {
   const auto comm = comm::make_mpi_communicator(30);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <thread>
 
 #include "activation_cache/commit_log.h"
@@ -20,7 +21,7 @@
 namespace thresher::activation_cache {
 namespace {
 
-using namespace testing;  // NOLINT: the tests' own helpers
+using namespace testing;  // NOLINT: what the tests share
 
 class Harvest : public ::testing::Test {
  protected:
@@ -45,79 +46,94 @@ TEST_F(Harvest, GivesTheSameBytesForAnyNumberOfRanks) {
   }
 }
 
+/// What the rules leave, by brute force.
+struct Expected {
+  std::vector<double> limits;
+  DropCounts dropped;
+  std::map<std::pair<std::int32_t, std::int32_t>, std::int32_t> kept;  // context, position: token
+};
+
+double norm_at(const host_model::HookPoint& hook, const corpus::PackedContexts& contexts,
+               std::int64_t i) {
+  double sum = 0;
+  for (std::int64_t d = 0; d < 12; ++d) {
+    const double value = FakeHost::value(hook, contexts.token_ids[i], contexts.positions[i], d);
+    sum += value * value;
+  }
+  return std::sqrt(sum);
+}
+
+Expected expected_rows(const corpus::PackedContexts& contexts,
+                       const std::vector<host_model::HookPoint>& hooks) {
+  Expected expected;
+  for (const host_model::HookPoint& hook : hooks) {
+    std::vector<double> norms;
+    for (std::int64_t i = 0; i < 8192; ++i) {
+      if (contexts.positions[i] > 0) norms.push_back(norm_at(hook, contexts, i));
+    }
+    std::sort(norms.begin(), norms.end());
+    const std::size_t n = norms.size();
+    expected.limits.push_back(10 * (norms[(n - 1) / 2] + norms[n / 2]) / 2);
+  }
+  for (std::int64_t i = 0; i < 44800; ++i) {
+    if (contexts.positions[i] == 0) {
+      ++expected.dropped.first;
+    } else if (contexts.token_ids[i] == 2) {
+      ++expected.dropped.special;
+    } else if (norm_at(hooks[0], contexts, i) > expected.limits[0] ||
+               norm_at(hooks[1], contexts, i) > expected.limits[1]) {
+      ++expected.dropped.norm;
+    } else {
+      expected.kept[{static_cast<std::int32_t>(i / 64), static_cast<std::int32_t>(i % 64)}] =
+          contexts.token_ids[i];
+    }
+  }
+  return expected;
+}
+
+/// A dataset of a unit that is one block.
+template <class T>
+std::vector<T> read_unit(ShardReader& shards, std::int64_t unit, const char* dataset,
+                         std::size_t n) {
+  std::vector<T> values(n);
+  shards.read_block(unit, dataset_index(shards.datasets(), dataset), 0,
+                    std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
 TEST_F(Harvest, KeepsWhatTheRulesSayAndCountsTheRest) {
   run_harvest(setup());
   const corpus::PackedContexts contexts = fake_contexts();
   const CacheIdentity identity = read_identity(folder_.path());
   const Manifest manifest = read_manifest(folder_.path(), identity);
-  // By brute force: limits from the first 8192 tokens, then every position.
   const std::vector<host_model::HookPoint> hooks = parse_hook_points(identity);
-  const auto norm = [&](std::size_t hook, std::int64_t i) {
-    double sum = 0;
-    for (std::int64_t d = 0; d < 12; ++d) {
-      const double value =
-          FakeHost::value(hooks[hook], contexts.token_ids[i], contexts.positions[i], d);
-      sum += value * value;
-    }
-    return std::sqrt(sum);
-  };
-  std::vector<double> limits;
-  for (std::size_t hook = 0; hook < 2; ++hook) {
-    std::vector<double> norms;
-    for (std::int64_t i = 0; i < 8192; ++i) {
-      if (contexts.positions[i] > 0) norms.push_back(norm(hook, i));
-    }
-    std::sort(norms.begin(), norms.end());
-    const std::size_t n = norms.size();
-    limits.push_back(10 * (norms[(n - 1) / 2] + norms[n / 2]) / 2);
-  }
-  EXPECT_EQ(identity.norm_limits, limits);
-  DropCounts dropped;
-  std::map<std::pair<std::int32_t, std::int32_t>, std::int32_t> kept;  // context, position: token
-  for (std::int64_t i = 0; i < 44800; ++i) {
-    if (contexts.positions[i] == 0) {
-      ++dropped.first;
-    } else if (contexts.token_ids[i] == 2) {
-      ++dropped.special;
-    } else if (norm(0, i) > limits[0] || norm(1, i) > limits[1]) {
-      ++dropped.norm;
-    } else {
-      kept[{static_cast<std::int32_t>(i / 64), static_cast<std::int32_t>(i % 64)}] =
-          contexts.token_ids[i];
-    }
-  }
-  EXPECT_EQ(manifest.dropped, dropped);
-  EXPECT_GT(dropped.first, 1000);
-  EXPECT_GT(dropped.special, 30);
-  EXPECT_GT(dropped.norm, 30);
-  EXPECT_EQ(manifest.rows, static_cast<std::int64_t>(kept.size()));
+  Expected expected = expected_rows(contexts, hooks);
+  EXPECT_EQ(identity.norm_limits, expected.limits);
+  EXPECT_EQ(manifest.dropped, expected.dropped);
+  EXPECT_GT(expected.dropped.first, 1000);
+  EXPECT_GT(expected.dropped.special, 30);
+  EXPECT_GT(expected.dropped.norm, 30);
+  EXPECT_EQ(manifest.rows, static_cast<std::int64_t>(expected.kept.size()));
 
   ShardReader shards(folder_.path(), identity, manifest.units);
-  const auto specs = shard_datasets(identity);
   for (std::int64_t unit = 0; unit < 6; ++unit) {
-    ASSERT_EQ(block_count(manifest.units[unit].rows, identity.block_rows), 1);
     const auto rows = static_cast<std::size_t>(manifest.units[unit].rows);
-    std::vector<std::int32_t> context(rows), position(rows);
-    shards.read_block(unit, dataset_index(specs, "context"), 0,
-                      std::as_writable_bytes(std::span(context)));
-    shards.read_block(unit, dataset_index(specs, "position"), 0,
-                      std::as_writable_bytes(std::span(position)));
-    std::vector<std::byte> bytes(rows * 24);
-    std::vector<float> values(rows * 12);
-    shards.read_block(unit, 1, 0, bytes);
-    decode_values(Dtype::kBfloat16, bytes, values);
+    const auto context = read_unit<std::int32_t>(shards, unit, "context", rows);
+    const auto position = read_unit<std::int32_t>(shards, unit, "position", rows);
+    const auto bits =
+        read_unit<std::uint16_t>(shards, unit, "activations/blocks.1.hook_mlp_out", rows * 12);
     for (std::size_t row = 0; row < rows; ++row) {
-      const auto found = kept.find({context[row], position[row]});
-      ASSERT_NE(found, kept.end());
+      const auto found = expected.kept.find({context[row], position[row]});
+      ASSERT_NE(found, expected.kept.end());
       const std::int64_t restarted = contexts.positions[context[row] * 64 + position[row]];
       for (std::int64_t d = 0; d < 12; ++d) {
-        ASSERT_EQ(values[row * 12 + d], bfloat16_to_float(float_to_bfloat16(FakeHost::value(
-                                            hooks[1], found->second, restarted, d))));
+        ASSERT_EQ(bits[row * 12 + d],
+                  float_to_bfloat16(FakeHost::value(hooks[1], found->second, restarted, d)));
       }
-      kept.erase(found);
+      expected.kept.erase(found);
     }
   }
-  EXPECT_TRUE(kept.empty());
+  EXPECT_TRUE(expected.kept.empty());
 }
 
 TEST_F(Harvest, SharesItsRuleWithEvaluation) {
@@ -145,13 +161,9 @@ TEST_F(Harvest, SharesItsRuleWithEvaluation) {
   const Manifest manifest = read_manifest(folder_.path(), identity);
   EXPECT_EQ(std::count(kept.begin(), kept.end(), 1), manifest.units[0].rows);
   ShardReader shards(folder_.path(), identity, manifest.units);
-  const auto specs = shard_datasets(identity);
-  std::vector<std::int32_t> context(static_cast<std::size_t>(manifest.units[0].rows));
-  std::vector<std::int32_t> position(context.size());
-  shards.read_block(0, dataset_index(specs, "context"), 0,
-                    std::as_writable_bytes(std::span(context)));
-  shards.read_block(0, dataset_index(specs, "position"), 0,
-                    std::as_writable_bytes(std::span(position)));
+  const auto n_rows = static_cast<std::size_t>(manifest.units[0].rows);
+  const auto context = read_unit<std::int32_t>(shards, 0, "context", n_rows);
+  const auto position = read_unit<std::int32_t>(shards, 0, "position", n_rows);
   for (std::size_t row = 0; row < context.size(); ++row) {
     EXPECT_EQ(kept[context[row] * 64 + position[row]], 1);
   }

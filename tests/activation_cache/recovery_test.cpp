@@ -13,7 +13,7 @@
 namespace thresher::activation_cache {
 namespace {
 
-using namespace testing;  // NOLINT: the tests' own helpers
+using namespace testing;  // NOLINT: what the tests share
 
 std::filesystem::path log_path(const ScratchFolder& folder) {
   return folder.path() / kCommitFolder / "w000.log";

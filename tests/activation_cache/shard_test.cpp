@@ -15,7 +15,7 @@
 namespace thresher::activation_cache {
 namespace {
 
-using namespace testing;  // NOLINT: the tests' own helpers
+using namespace testing;  // NOLINT: what the tests share
 
 template <class T>
 std::vector<T> read_dataset(ShardReader& shards, std::int64_t unit, std::size_t dataset) {

@@ -9,7 +9,7 @@
 namespace thresher::activation_cache {
 namespace {
 
-using namespace testing;  // NOLINT: the tests' own helpers
+using namespace testing;  // NOLINT: what the tests share
 
 /// What verify must say about one flipped bit, worked out from the recorded places alone.
 struct Expectation {
