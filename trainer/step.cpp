@@ -137,6 +137,9 @@ Json Step::run(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
   const double learning_rate = learning_rate_at(config_, info.tokens_before);
   update(info, learning_rate, norm);
   Json figures = sae_->finish_step(comm);
+  const Json* loss = figures.find("loss");
+  THRESHER_CHECK(loss != nullptr && std::isfinite(loss->as_double()),
+                 "finite gradients come from a finite loss");
   figures["learning_rate"] = learning_rate;
   figures["gradient_norm"] = norm;
   return figures;

@@ -20,8 +20,9 @@ struct TrainJob {
   std::vector<std::unique_ptr<sae::SaeConfig>> saes;
   std::filesystem::path run_dir;
   std::uint64_t seed = 0;
-  /// The resolved experiment file: saved in the run directory and in every checkpoint. On resume
-  /// its sections that decide numbers must match; a difference is ConfigError naming the first one.
+  /// The resolved experiment file: saved in the run directory and in every checkpoint, for people.
+  /// Whether a checkpoint may be continued is decided by seed, source, SAEs and training fields
+  /// (trainer/identity.h).
   Json resolved_config;
   /// Goes into cfg.json of the finished SAEs: model_name, context_size, dataset_path, ...
   Json export_metadata;
@@ -37,8 +38,14 @@ struct TrainResult {
 };
 
 /// Trains to the end, continuing from the newest valid checkpoint of run_dir. Leaves RUN/sae/NAME
-/// for every SAE, checkpoints, metrics.jsonl, timing.jsonl, status.json. StoppedBySignal (75) after
-/// saving when a stop was requested. ConfigError when world_size does not divide the lanes.
+/// for every SAE, checkpoints, metrics.jsonl, timing.jsonl, status.json
+/// (docs/checkpoint-format.md). Collective; every rank has its own `source` of the same data, and
+/// only rank 0 touches run_dir.
+///
+/// StoppedBySignal (75) after saving when a stop was requested on any rank. ConfigError when
+/// world_size does not divide the lanes, when a checkpoint belongs to another configuration, or
+/// when another process trains in run_dir. DataError when no checkpoint is valid, or when a
+/// gradient is not finite. IoError when the disk is full; the checkpoints there stay whole.
 TrainResult train(const TrainJob& job, activation_cache::ActivationSource& source,
                   comm::Communicator& comm);
 

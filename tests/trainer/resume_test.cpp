@@ -156,6 +156,21 @@ TEST_F(ResumeTest, FreshStartsOverAndKeepsTheOld) {
   EXPECT_EQ(list_checkpoints(folder / "run.old-1").size(), 2U);
 }
 
+TEST(ThreadsTest, TwoThreadsInProductsLeaveTheBytesOfOne) {
+  const TemporaryFolder folder;
+  for (const int threads : {1, 2}) {
+    ChildProcess child([&] {
+      TrainJob job = tiny_job(folder / std::to_string(threads), 12);
+      job.config.batch_tokens = 1024;
+      job.config.total_tokens = 12 * 1024;
+      for (const auto& sae : job.saes) sae->n_latents = 768;
+      train_with_product_threads(job, threads);
+    });
+    ASSERT_EQ(child.wait(), 0);
+  }
+  EXPECT_EQ(differing_files(folder / "1", folder / "2"), "");
+}
+
 class StopTest : public ResumeTest, public testing::WithParamInterface<std::pair<int, int>> {};
 
 TEST_P(StopTest, SavesEndsWith75AndContinues) {

@@ -119,6 +119,15 @@ void train_on_threads(const TrainJob& job, int ranks) {
   });
 }
 
+void train_with_product_threads(const TrainJob& job, int threads) {
+  at::set_num_threads(threads);
+  set_log_level(LogLevel::kError);
+  activation_cache::SyntheticWorld world = tiny_world();
+  world.d_in = 192;
+  activation_cache::SyntheticSource source(world);
+  train(job, source, *comm::make_self_communicator());
+}
+
 std::map<std::string, std::string> promised_bytes(const std::filesystem::path& run_dir) {
   std::map<std::string, std::string> files;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(run_dir)) {

@@ -37,6 +37,9 @@ TrainJob tiny_job(const std::filesystem::path& run_dir, std::int64_t steps);
 /// Trains on `ranks` threads (1: the self communicator), every rank with its own source. Rethrows
 /// the first error.
 void train_on_threads(const TrainJob& job, int ranks = 1);
+/// One rank whose products use `threads` threads, on a world wide enough for them to share work. In
+/// a child process only.
+void train_with_product_threads(const TrainJob& job, int threads);
 
 /// What design 4.7 promises to be the same bytes: SAEs, metrics and the content of checkpoints, by
 /// relative path.
