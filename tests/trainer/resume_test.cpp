@@ -160,10 +160,11 @@ TEST(ThreadsTest, TwoThreadsInProductsLeaveTheBytesOfOne) {
   const TemporaryFolder folder;
   for (const int threads : {1, 2}) {
     ChildProcess child([&] {
-      TrainJob job = tiny_job(folder / std::to_string(threads), 12);
+      TrainJob job = tiny_job(folder / std::to_string(threads), 4);
       job.config.batch_tokens = 1024;
-      job.config.total_tokens = 12 * 1024;
-      for (const auto& sae : job.saes) sae->n_latents = 768;
+      job.config.total_tokens = 4 * 1024;
+      job.config.checkpoint_every_tokens = 0;
+      for (const auto& sae : job.saes) sae->n_latents = 512;
       train_with_product_threads(job, threads);
     });
     ASSERT_EQ(child.wait(), 0);

@@ -123,7 +123,7 @@ void train_with_product_threads(const TrainJob& job, int threads) {
   at::set_num_threads(threads);
   set_log_level(LogLevel::kError);
   activation_cache::SyntheticWorld world = tiny_world();
-  world.d_in = 192;
+  world.d_in = 128;
   activation_cache::SyntheticSource source(world);
   train(job, source, *comm::make_self_communicator());
 }
