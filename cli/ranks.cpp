@@ -64,11 +64,16 @@ bool has_rank_0_kept_silent() {
   return true;
 }
 
-void run_mpi(double timeout_seconds, const std::function<void(comm::Communicator&)>& work,
+void run_mpi(const comm::CommConfig& config, const std::function<void(comm::Communicator&)>& work,
              const FailureHook& on_failure) {
   const comm::MpiEnvironment environment;
-  const std::unique_ptr<comm::Communicator> comm = comm::make_mpi_communicator(timeout_seconds);
+  const std::unique_ptr<comm::Communicator> comm =
+      comm::make_mpi_communicator(config.timeout_seconds);
   set_log_rank(comm->rank(), comm->world_size());
+  if (comm->is_root() && config.ranks > 1 && config.ranks != comm->world_size()) {
+    log_warning(fmt::format("comm.ranks = {} is ignored: the launcher started {} ranks",
+                            config.ranks, comm->world_size()));
+  }
   try {
     work(*comm);
   } catch (const StoppedBySignal&) {
@@ -131,7 +136,7 @@ void with_ranks(const comm::CommConfig& config,
   const bool is_threads =
       config.backend == "threads" || (config.backend == "auto" && config.ranks > 1);
   if (is_mpi) {
-    run_mpi(config.timeout_seconds, work, on_failure);
+    run_mpi(config, work, on_failure);
   } else if (is_threads) {
     comm::run_thread_ranks(static_cast<int>(config.ranks), config.timeout_seconds, work);
   } else {

@@ -1,4 +1,6 @@
 """Exit code and first line of what the program says to common mistakes; each is said exactly once."""
+import contextlib
+import fcntl
 import json
 import shutil
 
@@ -195,6 +197,55 @@ class FileErrors(ProgramTest):
         self.assertEqual(fresh.returncode, 0, fresh.stderr)
         self.assertTrue((self.workspace / "identity-cache.old-1/cache.json").exists())
         shutil.rmtree(self.workspace / "identity-cache")
+
+
+class StateErrors(ProgramTest):
+    @contextlib.contextmanager
+    def locked(self, folder):
+        """As if another process worked in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            json.dump({"what": "harvest", "host": "node1", "pid": 7, "start": "2026-01-31T12:00:00Z"}, lock)
+            lock.flush()
+            yield
+
+    def test_two_harvests_at_once(self):
+        arguments = ["harvest", TINY, "--set", "run.name=second", "--set", "cache.dir=shared"]
+        with self.locked(self.workspace / "shared"):
+            self.expect_error(self.run_here(*arguments), 78,
+                              "shared: harvest cannot start, the folder is locked by harvest on host node1, pid 7, "
+                              "since 2026-01-31T12:00:00Z")
+        self.assertEqual(self.run_here(*arguments).returncode, 0)
+
+    def test_a_second_job_leaves_the_first_ones_status_alone(self):
+        run_dir = self.workspace / "runs/busy"
+        with self.locked(run_dir):
+            (run_dir / "status.json").write_text('{"state": "running"}')
+            result = self.run_here("run", TINY, "--set", "run.name=busy", "--set", "cache.dir=busy-cache")
+            self.expect_error(result, 78, "runs/busy: harvest cannot start, the folder is locked by harvest on host "
+                                          "node1, pid 7, since 2026-01-31T12:00:00Z")
+            self.assertEqual((run_dir / "status.json").read_text(), '{"state": "running"}')
+
+    def test_a_full_disk(self):
+        disk = self.workspace / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+        if mounted.returncode != 0:
+            self.skipTest(f"cannot mount a tmpfs: {mounted.stderr.decode().strip()}")
+        try:
+            result = self.run_here("harvest", TINY, "--set", "run.name=full", "--set", "cache.dir=disk/cache")
+            self.assertEqual(result.returncode, 74, result.stderr)
+            self.assertRegex(error_lines(result)[0], r"^error: disk/cache: the harvest needs .* more, the disk has "
+                                                     r".* free$")
+            self.assertEqual(self.run_here("harvest", TINY, "--set", "cache.dir=roomy").returncode, 0)
+            result = self.run_here("train", TINY, "--set", "cache.dir=roomy", "--set", "run.dir=disk",
+                                   "--set", "sae.0.expansion_factor=64")
+            self.assertEqual(result.returncode, 74, result.stderr)
+            self.assertEqual(len(error_lines(result)), 1, result.stderr)
+            self.assertIn("disk full", error_lines(result)[0])
+        finally:
+            subprocess.run(["umount", "-l", disk], check=True)
 
 
 if __name__ == "__main__":
