@@ -5,8 +5,9 @@ import random
 from harness import *
 
 
-def run_until_done(arguments, rng, longest_seconds, rank_counts):
-    """Starts, kills after a random time, starts again with another rank count, until a run ends by itself."""
+def run_until_done(arguments, rng, longest_seconds, rank_counts, most_kills):
+    """Starts, kills after a random time, starts again with another rank count, until a run ends by itself; after
+    most_kills it is left alone."""
     kills = 0
     while True:
         ranks = rng.choice(rank_counts)
@@ -15,8 +16,7 @@ def run_until_done(arguments, rng, longest_seconds, rank_counts):
             command = ["mpirun", "-n", str(ranks), *command]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         try:
-            # Later tries get more time, so that the run ends even where start-up is slow.
-            _, errors = process.communicate(timeout=rng.uniform(0.05, longest_seconds * (1 + kills / 4)))
+            _, errors = process.communicate(timeout=rng.uniform(0.05, longest_seconds) if kills < most_kills else 600)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -54,6 +54,7 @@ def is_zombie(pid):
 
 class KillTest(unittest.TestCase):
     rounds = 2
+    most_kills = 6
 
     def test_killed_runs_end_with_the_same_bytes(self):
         workspace = make_workspace("kill")
@@ -66,7 +67,8 @@ class KillTest(unittest.TestCase):
             total = 0
             for i in range(self.rounds):
                 place = f"killed{i}"
-                total += run_until_done(experiment(workspace, place), random.Random(1000 + i), seconds * 0.6, [1, 1, 2])
+                total += run_until_done(experiment(workspace, place), random.Random(1000 + i), seconds * 0.8, [1, 1, 2],
+                                        self.most_kills)
                 self.assertEqual(promised(workspace / place), reference, f"round {i}")
                 shutil.rmtree(workspace / place)
             self.assertGreater(total, 0, "no run was killed: the test proves nothing")
@@ -100,6 +102,7 @@ class KillTest(unittest.TestCase):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--kills", type=int, default=6, help="at most so many a round")
     options, rest = parser.parse_known_args()
-    KillTest.rounds = options.rounds
+    KillTest.rounds, KillTest.most_kills = options.rounds, options.kills
     unittest.main(argv=[sys.argv[0], *rest])
