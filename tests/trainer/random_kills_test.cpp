@@ -39,7 +39,12 @@ TEST(RandomKillsTest, CostNothing) {
       ChildProcess child([&] { train_on_threads(killable_job(run_dir), ranks); });
       if (done < kills) {
         const double delay = random.uniform(static_cast<std::uint64_t>(2 * done + 1)) * 0.6;
-        std::this_thread::sleep_for(whole * delay);
+        // On a busy machine the first run may have been the slow one: a child that has ended is not
+        // waited for.
+        const auto due = std::chrono::steady_clock::now() + whole * delay;
+        while (child.is_running() && std::chrono::steady_clock::now() < due) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
         if (child.is_running()) {
           child.kill(SIGKILL);
           ++done;
