@@ -6,15 +6,14 @@ void CacheConfig::declare(FieldVisitor& fields) {
   fields.field(
       "dir", dir,
       {.help = "Folder of the activation cache. A cache with the same identity is continued or "
-               "reused; one with another identity is refused.",
-       .is_required = true});
+               "reused; one with another identity is refused. Left out: caches/ and the name of "
+               "the run."});
   fields.field("hook_points", hook_points,
                {.help = "Where in the host model activations are read, as TransformerLens names: "
                         "hook_embed, blocks.L.hook_resid_pre, blocks.L.hook_resid_mid, "
                         "blocks.L.hook_resid_post, blocks.L.hook_attn_out, blocks.L.hook_mlp_out, "
                         "ln_final.hook_normalized. Several are harvested in one pass and share "
-                        "their rows.",
-                .is_required = true});
+                        "their rows."});
   fields.field(
       "dtype", dtype,
       {.help = "Element type on disk. float16 keeps three more bits than bfloat16 but holds "

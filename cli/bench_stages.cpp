@@ -32,7 +32,9 @@ Json common(const std::string& bench, const comm::Communicator& comm) {
                        {"versions", versions_json()}});
 }
 
-activation_cache::BatchPlan plan_of(const Experiment& experiment) {
+activation_cache::BatchPlan plan_of(Experiment experiment,
+                                    const activation_cache::ActivationSource& source) {
+  settle_training(experiment, source.statistics(0).n_rows);
   activation_cache::BatchPlan plan;
   plan.batch_tokens = experiment.train.batch_tokens;
   plan.lanes = experiment.train.lanes;
@@ -46,7 +48,7 @@ activation_cache::BatchPlan plan_of(const Experiment& experiment) {
 Json bench_loader(const Experiment& experiment, std::int64_t steps, comm::Communicator& comm) {
   check_rank_count(experiment, comm);
   const auto source = activation_cache::open_cache_source(experiment.cache.dir);
-  const activation_cache::BatchPlan plan = plan_of(experiment);
+  const activation_cache::BatchPlan plan = plan_of(experiment, *source);
   const std::int64_t n_lanes = plan.lanes / comm.world_size();
   const double begin = now_seconds();
   source->start(plan, 0, comm.rank() * n_lanes, n_lanes);

@@ -69,7 +69,8 @@ std::unique_ptr<RunStage> begin_stage(const Experiment& experiment, const std::s
   return stage;
 }
 
-Outcome run_stages(const Experiment& experiment, bool fresh, comm::Communicator& comm) {
+/// `experiment` is this rank's own: what it left out is settled on the way.
+Outcome run_stages(Experiment experiment, bool fresh, comm::Communicator& comm) {
   Outcome outcome;
   StageClock clock;
   check_rank_count(experiment, comm);

@@ -14,7 +14,8 @@ void run_train(const Options& options) {
   start(options);
   const Experiment experiment = load_experiment(options.path, options.overrides);
   run_job(experiment, "train", [&](comm::Communicator& comm) {
-    const trainer::TrainResult result = train_stage(experiment, options.fresh, comm);
+    Experiment own = experiment;  // ranks that are threads settle one each
+    const trainer::TrainResult result = train_stage(own, options.fresh, comm);
     if (!comm.is_root()) return;
     if (options.json) {
       print_result(result_json(result).dump(2) + "\n");

@@ -70,7 +70,10 @@ date.
 
 An experiment is one YAML file: `schema: 1` and the sections below. Unknown, duplicate, ill-typed and out-of-range keys
 are errors with file, line and column. Anchors, aliases and tags are refused. Whole numbers may be written 20000, 20k,
-1M, 1e6 or 1_000_000. Lengths are in tokens over all ranks. Relative paths start at the working directory. Any key can
+1M, 1e6 or 1_000_000. Lengths are in tokens over all ranks. Relative paths start at the working directory. Left out,
+`run.name` is the file's name, `cache.dir` is `caches/` and that name, an SAE's `name` is its type, its `hook_point` the
+cache's only one, and the length of training follows from the size of the cache; each start says what was chosen, and
+`config.resolved.yaml` in the run directory holds it. Any key can
 be set on the command line: `--set train.learning_rate=3e-4`, `--set sae.0.k=16` or, by the SAE's name,
 `--set sae.topk.k=16`.
 )";

@@ -66,11 +66,15 @@ void check_sections(const ConfigNode& root) {
 void read_run(const ConfigNode& root, RunConfig& run) {
   const ConfigNode node = section_or_empty(root, "run");
   ConfigReader reader(&node, "run");
+  run.name = std::filesystem::path(root.file).stem().string();
   run.declare(reader);
   reader.finish();
   if (!is_safe_file_name(run.name)) {
     reader.fail("name", fmt::format("= {} cannot name a folder", Json(run.name).dump()),
-                "1 to 128 letters, digits, '.', '_' or '-', not starting with '.' or '-'");
+                "1 to 128 letters, digits, '.', '_' or '-', not starting with '.' or '-'",
+                node.find("name") == nullptr
+                    ? "run.name is the name of the experiment file where it is left out"
+                    : "");
   }
   if (run.device != "cpu") {
     const ConfigNode* device = node.find("device");
@@ -100,6 +104,11 @@ void read_saes(const ConfigNode& root, Experiment& experiment) {
       }
     }
     const std::vector<std::string>& harvested = experiment.cache.hook_points;
+    if (config->hook_point.empty() && harvested.size() == 1) config->hook_point = harvested[0];
+    if (config->hook_point.empty()) {
+      place.fail("hook_point", "is missing: the cache has more than one hook point",
+                 fmt::format("one of {}", fmt::join(harvested, ", ")));
+    }
     if (std::find(harvested.begin(), harvested.end(), config->hook_point) == harvested.end()) {
       const std::string nearest = nearest_name(config->hook_point, harvested);
       place.fail("hook_point", fmt::format("= {} is not in cache.hook_points", config->hook_point),
@@ -108,6 +117,18 @@ void read_saes(const ConfigNode& root, Experiment& experiment) {
     }
     experiment.saes.push_back(std::move(config));
     experiment.sae_places.push_back(entry.where());
+  }
+}
+
+void read_cache(const ConfigNode& root, Experiment& experiment) {
+  activation_cache::CacheConfig& cache = experiment.cache;
+  read_section(root, "cache", cache);
+  if (cache.dir.empty()) cache.dir = "caches/" + experiment.run.name;
+  const ConfigNode section = section_or_empty(root, "cache");
+  if (cache.hook_points.empty()) {
+    ConfigReader(&section, "cache")
+        .fail("hook_points", section.find("hook_points") == nullptr ? "is missing" : "is empty",
+              "at least one, for example [blocks.14.hook_resid_post]");
   }
 }
 
@@ -141,9 +162,10 @@ void check_ranks(const ConfigNode& root, const comm::CommConfig& comm) {
 }  // namespace
 
 void RunConfig::declare(FieldVisitor& fields) {
-  fields.field("name", name,
-               {.help = "The run's folder inside `dir`; letters, digits, '.', '_' and '-'.",
-                .is_required = true});
+  fields.field(
+      "name", name,
+      {.help = "The run's folder inside `dir`; letters, digits, '.', '_' and '-'. Left out: "
+               "the experiment file's name without its ending."});
   fields.field("dir", dir, {.help = "Folder of run directories."});
   fields.field(
       "seed", seed,
@@ -164,7 +186,7 @@ Experiment read_experiment(const ConfigNode& root, Purpose purpose) {
   read_run(root, experiment.run);
   read_section(root, "corpus", experiment.corpus);
   read_section(root, "host_model", experiment.host_model);
-  read_section(root, "cache", experiment.cache);
+  read_cache(root, experiment);
   check_hook_points(root, experiment.cache);
   read_saes(root, experiment);
   if (experiment.saes.empty() && purpose == Purpose::kWhole) {
@@ -173,12 +195,22 @@ Experiment read_experiment(const ConfigNode& root, Purpose purpose) {
   if (purpose == Purpose::kWhole || root.find("train") != nullptr) {
     read_section(root, "train", experiment.train);
     const ConfigNode section = section_or_empty(root, "train");
-    check_at(section, [&] { experiment.train.validate(); });
+    check_at(section, [&] {
+      experiment.train.settle(std::nullopt);
+      experiment.train.validate();
+    });
   }
   read_section(root, "evaluation", experiment.evaluation);
   read_section(root, "comm", experiment.comm);
   check_ranks(root, experiment.comm);
   return experiment;
+}
+
+bool settle_training(Experiment& experiment, std::int64_t rows) {
+  if (experiment.train.is_settled()) return false;
+  experiment.train.settle(rows);
+  experiment.train.validate();
+  return true;
 }
 
 Experiment load_experiment(const std::filesystem::path& path,
@@ -260,7 +292,7 @@ std::vector<SectionDescription> describe_sections() {
                    "One SAE, or a list of them trained over one stream.", collector.fields()});
   }
   out.push_back(described("train", "Training. Lengths are in tokens over all ranks.",
-                          trainer::TrainConfig{}));
+                          trainer::TrainConfig::automatic()));
   out.push_back(
       described("evaluation", "Measuring on held-out text.", evaluation::EvaluationConfig{}));
   out.push_back(described("comm", "How ranks reach each other.", comm::CommConfig{}));

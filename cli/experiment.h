@@ -37,9 +37,9 @@ struct Experiment {
   corpus::CorpusConfig corpus;
   host_model::HostModelConfig host_model;
   activation_cache::CacheConfig cache;
-  std::vector<std::unique_ptr<sae::SaeConfig>> saes;
+  std::vector<std::shared_ptr<sae::SaeConfig>> saes;  // shared by copies; never changed
   std::vector<std::string> sae_places;  // "configs/a.yaml:26:3", one an SAE, for messages
-  trainer::TrainConfig train;
+  trainer::TrainConfig train = trainer::TrainConfig::automatic();
   evaluation::EvaluationConfig evaluation;
   comm::CommConfig comm;
 
@@ -56,12 +56,17 @@ struct Experiment {
 enum class Purpose { kWhole, kHarvest };
 
 /// Reads, overrides and checks an experiment file, everything that can be checked without opening
-/// another file. ConfigError with file:line:column; UsageError for a malformed override;
-/// DeviceError for a device that cannot train.
+/// another file. What is left out gets its default; what follows from the cache is settled once
+/// that is open (settle_training). ConfigError with file:line:column; UsageError for a malformed
+/// override; DeviceError for a device that cannot train.
 Experiment load_experiment(const std::filesystem::path& path,
                            const std::vector<std::string>& overrides,
                            Purpose purpose = Purpose::kWhole);
 Experiment read_experiment(const ConfigNode& root, Purpose purpose);
+
+/// Chooses what the `train` section left `auto`, for a cache of so many rows. True if there was
+/// something to choose. ConfigError.
+bool settle_training(Experiment& experiment, std::int64_t rows);
 
 /// One section of the file as documentation sees it.
 struct SectionDescription {

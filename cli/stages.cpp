@@ -131,13 +131,32 @@ activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inpu
       *inputs.tokenizer, *inputs.model, comm, experiment.seed());
 }
 
-trainer::TrainResult train_stage(const Experiment& experiment, bool fresh,
-                                 comm::Communicator& comm) {
+namespace {
+
+/// Says what was chosen, because nobody wrote it down before.
+void settle_lengths(Experiment& experiment, const activation_cache::ActivationSource& source,
+                    const comm::Communicator& comm) {
+  const std::int64_t rows = source.statistics(0).n_rows;
+  if (!settle_training(experiment, rows)) return;
+  const trainer::TrainConfig& train = experiment.train;
+  tell(comm, fmt::format("train: chosen for a cache of {} rows: total_tokens {} ({:.3g} epochs), "
+                         "batch_tokens {}, learning_rate {}, warmup_tokens {}, decay_tokens {}",
+                         rows, train.total_tokens,
+                         static_cast<double>(train.total_tokens) / static_cast<double>(rows),
+                         train.batch_tokens, train.learning_rate, train.warmup_tokens,
+                         train.decay_tokens));
+}
+
+}  // namespace
+
+trainer::TrainResult train_stage(Experiment& experiment, bool fresh, comm::Communicator& comm) {
   std::unique_ptr<activation_cache::ActivationSource> source;
-  const trainer::TrainJob job = experiment.train_job(fresh);
   check_rank_count(experiment, comm);
-  work_together(comm, "open the cache",
-                [&] { source = activation_cache::open_cache_source(experiment.cache.dir); });
+  work_together(comm, "open the cache", [&] {
+    source = activation_cache::open_cache_source(experiment.cache.dir);
+    settle_lengths(experiment, *source, comm);
+  });
+  const trainer::TrainJob job = experiment.train_job(fresh);
   if (comm.is_root()) {
     const trainer::TrainEstimate estimate =
         trainer::estimate_training(job, *source, comm.world_size());

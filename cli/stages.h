@@ -48,8 +48,8 @@ void check_rank_count(const Experiment& experiment, const comm::Communicator& co
 
 activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inputs& inputs,
                                               comm::Communicator& comm);
-trainer::TrainResult train_stage(const Experiment& experiment, bool fresh,
-                                 comm::Communicator& comm);
+/// Settles the lengths of `experiment` that were left out, then trains.
+trainer::TrainResult train_stage(Experiment& experiment, bool fresh, comm::Communicator& comm);
 /// Measures RUN/sae/* with their baselines, writes RUN/evaluation.json (rank 0) and returns it.
 Json evaluate_stage(const Experiment& experiment, const std::filesystem::path& run_dir,
                     Inputs& inputs, comm::Communicator& comm);

@@ -23,9 +23,10 @@ void SaeConfig::declare(FieldVisitor& fields) {
   fields.field("name", name,
                {.help = "Names the SAE in the run directory and in tables; letters, digits, '.', "
                         "'_' and '-'. Left out: its type."});
-  fields.field("hook_point", hook_point,
-               {.help = "Whose activations it is trained on, e.g. blocks.14.hook_resid_post.",
-                .is_required = true});
+  fields.field(
+      "hook_point", hook_point,
+      {.help = "Whose activations it is trained on, e.g. blocks.14.hook_resid_post. May be "
+               "left out where the cache has one hook point."});
   declare_type(fields, type);
   fields.field("expansion_factor", expansion_factor,
                {.help = "n_latents as a multiple of d_in, unless n_latents is given.",

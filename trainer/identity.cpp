@@ -14,8 +14,9 @@ Json deciding_fields(TrainConfig config) {
   config.declare(writer);
   Json out = Json::object();
   for (const auto& [name, value] : writer.json().as_object()) {
+    // `epochs` has become total_tokens; the others only say when to save or to log.
     if (name == "checkpoint_every_tokens" || name == "keep_checkpoints" ||
-        name == "log_every_steps") {
+        name == "log_every_steps" || name == "epochs") {
       continue;
     }
     out[name] = value;

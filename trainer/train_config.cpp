@@ -2,20 +2,59 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "core/error.h"
 
 namespace thresher::trainer {
+namespace {
+
+constexpr std::int64_t kGivenBatchTokens = 4096;
+// What is aimed at when nobody says how long to train: passes over a small cache until an SAE has
+// seen enough to be worth looking at, one pass over a large one.
+constexpr std::int64_t kAimTokens = 1'000'000;
+constexpr std::int64_t kMostEpochs = 10;
+constexpr std::int64_t kAimSteps = 800;
+constexpr std::int64_t kSmallestBatch = 64;
+constexpr std::int64_t kWarmupParts = 20;
+constexpr std::int64_t kDecayParts = 5;
+
+/// A length that may be chosen later, as a field of type "integer or auto".
+void length_field(FieldVisitor& fields, const char* name, std::int64_t& value,
+                  const FieldInfo& info) {
+  std::optional<std::int64_t> given;
+  if (value != TrainConfig::kAuto) given = value;
+  fields.field(name, given, info);
+  value = given.value_or(TrainConfig::kAuto);
+}
+
+}  // namespace
+
+TrainConfig TrainConfig::automatic() {
+  TrainConfig config;
+  config.total_tokens = config.batch_tokens = kAuto;
+  config.warmup_tokens = config.decay_tokens = kAuto;
+  return config;
+}
 
 void TrainConfig::declare(FieldVisitor& fields) {
-  fields.field("total_tokens", total_tokens,
-               {.help = "Length of training over all ranks; rounded down to whole batches.",
+  length_field(fields, "total_tokens", total_tokens,
+               {.help = "Length of training over all ranks; rounded down to whole batches. auto: "
+                        "`epochs` passes over the cache.",
                 .unit = "tokens",
-                .min = 1,
-                .is_required = true});
-  fields.field("batch_tokens", batch_tokens,
-               {.help = "Activations in one step, over all ranks; a multiple of lanes.",
+                .min = 1});
+  fields.field("epochs", epochs,
+               {.help = "Length of training in passes over the cache, instead of total_tokens. "
+                        "auto: as many as make 1M tokens, from 1 to 10.",
+                .min = 0,
+                .max = 1e6,
+                .min_is_exclusive = true});
+  length_field(fields, "batch_tokens", batch_tokens,
+               {.help = "Activations in one step, over all ranks; a multiple of lanes. auto: 4096; "
+                        "where total_tokens is left out too, the largest power of two from 64 to "
+                        "4096 that leaves 800 steps.",
                 .unit = "tokens",
                 .min = 1});
   fields.field("lanes", lanes,
@@ -32,12 +71,14 @@ void TrainConfig::declare(FieldVisitor& fields) {
                 .min = 0,
                 .max = 1,
                 .min_is_exclusive = true});
-  fields.field("warmup_tokens", warmup_tokens,
-               {.help = "The learning rate rises linearly from 0 over the first so many tokens.",
+  length_field(fields, "warmup_tokens", warmup_tokens,
+               {.help = "The learning rate rises linearly from 0 over the first so many tokens. "
+                        "auto: none; where total_tokens is left out too, a twentieth of the run.",
                 .unit = "tokens",
                 .min = 0});
-  fields.field("decay_tokens", decay_tokens,
-               {.help = "The learning rate falls linearly to 0 over the last so many tokens.",
+  length_field(fields, "decay_tokens", decay_tokens,
+               {.help = "The learning rate falls linearly to 0 over the last so many tokens. "
+                        "auto: none; where total_tokens is left out too, a fifth of the run.",
                 .unit = "tokens",
                 .min = 0});
   fields.field("beta1", beta1,
@@ -73,16 +114,46 @@ void TrainConfig::declare(FieldVisitor& fields) {
                 .min = 1});
 }
 
+void TrainConfig::settle(std::optional<std::int64_t> rows) {
+  std::int64_t warmup = 0, decay = 0, batch = kGivenBatchTokens;
+  if (total_tokens == kAuto) {
+    if (!rows) return;
+    const auto cache_rows = std::max<std::int64_t>(1, *rows);
+    const double passes = epochs.value_or(static_cast<double>(
+        std::clamp((kAimTokens + cache_rows - 1) / cache_rows, std::int64_t{1}, kMostEpochs)));
+    total_tokens = static_cast<std::int64_t>(
+        std::min(std::round(passes * static_cast<double>(cache_rows)), 9e15));
+    const auto steps_batch = static_cast<std::uint64_t>(
+        std::clamp(total_tokens / kAimSteps, kSmallestBatch, kGivenBatchTokens));
+    batch = std::max(static_cast<std::int64_t>(std::bit_floor(steps_batch)), lanes);
+    if (batch_tokens != kAuto) batch = batch_tokens;
+    if (total_tokens >= batch) total_tokens -= total_tokens % batch;
+    warmup = total_tokens / kWarmupParts;
+    decay = total_tokens / kDecayParts;
+    epochs.reset();
+  }
+  if (batch_tokens == kAuto) batch_tokens = batch;
+  if (warmup_tokens == kAuto) warmup_tokens = warmup;
+  if (decay_tokens == kAuto) decay_tokens = decay;
+}
+
 void TrainConfig::validate() const {
   if (!std::has_single_bit(static_cast<std::uint64_t>(lanes))) {
     throw ConfigError(fmt::format("train.lanes = {} is not a power of two", lanes),
                       "1, 2, 4, 8, ... 1024");
   }
-  if (batch_tokens % lanes != 0) {
+  if (total_tokens != kAuto && epochs) {
+    throw ConfigError(
+        fmt::format("train.epochs = {} and train.total_tokens = {} both say how long training is",
+                    *epochs, total_tokens),
+        "one of them");
+  }
+  if (batch_tokens != kAuto && batch_tokens % lanes != 0) {
     throw ConfigError(fmt::format("train.batch_tokens = {} is not a multiple of train.lanes = {}",
                                   batch_tokens, lanes),
                       "every lane gives the same number of rows to every batch");
   }
+  if (!is_settled()) return;
   if (total_tokens < batch_tokens) {
     throw ConfigError(fmt::format("train.total_tokens = {} is less than train.batch_tokens = {}",
                                   total_tokens, batch_tokens),

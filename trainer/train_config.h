@@ -9,7 +9,13 @@
 namespace thresher::trainer {
 
 struct TrainConfig {
-  std::int64_t total_tokens = 0;     // required; rounded down to whole batches
+  /// A length that is chosen by `settle`; `auto` in YAML.
+  static constexpr std::int64_t kAuto = -1;
+  /// Every length that can be chosen is left to `settle`: what an experiment file starts from.
+  static TrainConfig automatic();
+
+  std::int64_t total_tokens = 0;     // rounded down to whole batches
+  std::optional<double> epochs;      // instead of total_tokens: passes over the cache
   std::int64_t batch_tokens = 4096;  // over all ranks
   std::int64_t lanes = 8;
   std::int64_t shuffle_window_tokens = 65536;
@@ -25,8 +31,14 @@ struct TrainConfig {
   std::int64_t keep_checkpoints = 2;         // >= 2
   std::int64_t log_every_steps = 1;
   void declare(FieldVisitor& fields);
-  /// Checks what no single field can: batch_tokens divides by lanes, windows fit the run.
-  /// ConfigError.
+  /// Chooses what is `auto`. Where total_tokens is given: batches of 4,096 tokens, no warm-up, no
+  /// decay. Where it is not, and only once the rows of the cache are known (`rows`): `epochs`
+  /// passes, or as many as make 1M tokens, from 1 to 10; the largest batch (a power of two from 64
+  /// to 4,096) that leaves 800 steps; a twentieth of the run for warm-up and a fifth for decay.
+  void settle(std::optional<std::int64_t> rows);
+  bool is_settled() const { return total_tokens != kAuto; }
+  /// Checks what no single field can: batch_tokens divides by lanes, windows fit the run; lengths
+  /// only once they are settled. ConfigError.
   void validate() const;
 };
 

@@ -27,6 +27,7 @@ namespace {
 constexpr std::int64_t kFewSteps = 400;
 
 void check_job(const TrainJob& job, const comm::Communicator& comm) {
+  THRESHER_CHECK(job.config.is_settled(), "the length of training is chosen before it starts");
   job.config.validate();
   const std::int64_t lanes = job.config.lanes;
   if (comm.world_size() > lanes || lanes % comm.world_size() != 0) {

@@ -84,12 +84,34 @@ class ConfigErrors(ProgramTest):
         self.expect_config_error("schema: 1", "schema: 2", "2", "schema = 2 is not known")
 
     def test_missing_key_and_section(self):
-        name = self.changed("  total_tokens: 300k ", "  # ")
+        name = self.changed("  weights: models/tiny.gguf", "  dtype: float32")
         self.expect_error(self.run_here("run", name), 78,
-                          f"{name}:{self.place('batch_tokens')}: train.total_tokens is missing")
+                          f"{name}:{self.place('dtype: float32')}: host_model.weights is missing")
         text = TINY.read_text()
-        (self.workspace / "exp.yaml").write_text(text[:text.index("train:")])
-        self.expect_error(self.run_here("run", "exp.yaml"), 78, "exp.yaml: train.total_tokens is missing")
+        (self.workspace / "exp.yaml").write_text(text[:text.index("host_model:")])
+        self.expect_error(self.run_here("run", "exp.yaml"), 78, "exp.yaml: host_model.weights is missing")
+        name = self.changed("  hook_points: [blocks.1.hook_resid_post, blocks.2.hook_resid_post]\n", "")
+        self.expect_error(self.run_here("run", name), 78,
+                          f"{name}:{self.place('dir: caches')}: cache.hook_points is missing")
+
+    def test_a_hook_point_may_be_left_out_where_there_is_one(self):
+        name = self.changed("  - hook_point: blocks.2.hook_resid_post\n    type: topk", "  - type: topk")
+        self.expect_error(self.run_here("run", name), 78,
+                          f"{name}:{self.place('type: topk')}: sae[0].hook_point is missing: the cache has more than "
+                          "one hook point")
+
+    def test_a_length_twice(self):
+        name = self.changed("  total_tokens: 300k ", "  total_tokens: 300k\n  epochs: 3 #")
+        self.expect_error(self.run_here("run", name), 78,
+                          f"{name}:{self.place('total_tokens')}: train.epochs = 3 and train.total_tokens = 300000 both "
+                          "say how long training is")
+
+    def test_a_file_whose_name_cannot_name_a_run(self):
+        text = TINY.read_text().replace("  name: tiny\n", "")
+        (self.workspace / "my exp.yaml").write_text(text)
+        result = self.run_here("run", "my exp.yaml")
+        self.assertEqual(result.returncode, 78)
+        self.assertIn('run.name = "my exp" cannot name a folder', error_lines(result)[0])
 
     def test_device_cuda(self):
         self.expect_config_error("  seed: 42", "  device: cuda", "cuda",

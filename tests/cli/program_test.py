@@ -29,7 +29,7 @@ class Documentation(unittest.TestCase):
                                                      "evaluation", "comm"})
         train = schema["properties"]["train"]
         self.assertFalse(train["additionalProperties"])
-        self.assertEqual(train["required"], ["total_tokens"])
+        self.assertEqual(train["required"], [])
         self.assertEqual(train["properties"]["learning_rate"]["exclusiveMinimum"], 0)
         types = [variant["properties"]["type"]["const"] for variant in schema["$defs"]["sae"]["oneOf"]]
         self.assertEqual(sorted(types), ["relu_l1", "topk"])
@@ -52,6 +52,22 @@ class Configuration(unittest.TestCase):
             path = Path(folder) / "resolved.yaml"
             path.write_text(shown)
             self.assertEqual(run("config", "show", path).stdout, shown)
+
+
+    def test_what_is_left_out_has_a_default(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "mine.yaml"
+            path.write_text("schema: 1\ncorpus: {paths: [text]}\nhost_model: {weights: m.gguf}\n"
+                            "cache: {hook_points: [blocks.0.hook_resid_post]}\nsae: {type: topk}\n")
+            shown = json.loads(run("config", "show", path, "--json").stdout)
+            self.assertEqual((shown["run"]["name"], shown["cache"]["dir"]), ("mine", "caches/mine"))
+            self.assertEqual((shown["sae"][0]["name"], shown["sae"][0]["hook_point"]),
+                             ("topk", "blocks.0.hook_resid_post"))
+            self.assertEqual([shown["train"][key] for key in ("total_tokens", "epochs", "batch_tokens", "warmup_tokens",
+                                                              "decay_tokens", "learning_rate")], ["auto"] * 5 + [0.001])
+            given = json.loads(run("config", "show", path, "--json", "--set", "train.total_tokens=1M").stdout)
+            self.assertEqual([given["train"][key] for key in ("total_tokens", "batch_tokens", "warmup_tokens",
+                                                              "decay_tokens")], [1000000, 4096, 0, 0])
 
 
 class Pipeline(ProgramTest):

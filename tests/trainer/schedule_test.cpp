@@ -74,15 +74,54 @@ TEST(TrainConfigTest, RefusesRampsLongerThanTheRun) {
   EXPECT_EQ(first_line_of([&] { config.validate(); }), "no error");
 }
 
-TEST(TrainConfigTest, DemandsTotalTokens) {
-  const ConfigNode node = parse_config("batch_tokens: 64\n", "a.yaml");
-  EXPECT_EQ(first_line_of([&] {
-              ConfigReader reader(&node, "train");
-              TrainConfig config;
-              config.declare(reader);
-              reader.finish();
-            }),
-            "a.yaml:1:1: train.total_tokens is missing");
+TrainConfig settled(const char* yaml, std::int64_t rows) {
+  const ConfigNode node = parse_config(yaml, "a.yaml");
+  ConfigReader reader(&node, "train");
+  TrainConfig config = TrainConfig::automatic();
+  config.declare(reader);
+  reader.finish();
+  config.settle(std::nullopt);
+  config.settle(rows);
+  config.validate();
+  return config;
+}
+
+std::vector<std::int64_t> lengths(const TrainConfig& config) {
+  return {config.total_tokens, config.batch_tokens, config.warmup_tokens, config.decay_tokens};
+}
+
+TEST(TrainConfigTest, ChoosesLengthsForTheCacheWhereNoneIsGiven) {
+  using Lengths = std::vector<std::int64_t>;
+  // Ten passes, 1,125 tokens a step would leave 800 steps, so 1,024.
+  EXPECT_EQ(lengths(settled("{}", 95000)), (Lengths{949248, 1024, 47462, 189849}));
+  EXPECT_EQ(lengths(settled("{}", 500000)), (Lengths{999424, 1024, 49971, 199884}));
+  EXPECT_EQ(lengths(settled("{}", 20000000)), (Lengths{19996672, 4096, 999833, 3999334}));
+  EXPECT_EQ(lengths(settled("{}", 1000)), (Lengths{9984, 64, 499, 1996}));
+  EXPECT_EQ(lengths(settled("{lanes: 128}", 1000)), (Lengths{9984, 128, 499, 1996}));
+  EXPECT_EQ(lengths(settled("{epochs: 2.5, batch_tokens: 200, warmup_tokens: 7}", 1000)),
+            (Lengths{2400, 200, 7, 480}));
+}
+
+TEST(TrainConfigTest, KeepsWhatItAlwaysMeantWhereTotalTokensIsGiven) {
+  const TrainConfig given = settled("{total_tokens: 1M}", 1000);
+  EXPECT_EQ(lengths(given), (std::vector<std::int64_t>{1000000, 4096, 0, 0}));
+  EXPECT_EQ(lengths(settled("{total_tokens: 1M, batch_tokens: 512, decay_tokens: 9}", 1000)),
+            (std::vector<std::int64_t>{1000000, 512, 0, 9}));
+}
+
+TEST(TrainConfigTest, IsNotSettledBeforeTheRowsAreKnown) {
+  TrainConfig config = TrainConfig::automatic();
+  config.settle(std::nullopt);
+  EXPECT_FALSE(config.is_settled());
+  config.validate();
+  ConfigWriter writer;
+  config.declare(writer);
+  EXPECT_EQ(writer.json().at("total_tokens").as_string(), "auto");
+}
+
+TEST(TrainConfigTest, RefusesTwoLengths) {
+  EXPECT_EQ(first_line_of([] { settled("{total_tokens: 9000, epochs: 1}", 1000); }),
+            "train.epochs = 1 and train.total_tokens = 9000 both say how long training is");
 }
 
 TEST(TrainConfigTest, KeepsAtLeastTwoCheckpoints) {
