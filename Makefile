@@ -1,5 +1,5 @@
 # A thin face over tools/setup.sh and the CMake presets. `make demo` and `make test` may each be the first command.
-.PHONY: build demo test soak asan cuda clean help
+.PHONY: build demo test soak asan tsan cuda clean help
 .DEFAULT_GOAL := help
 
 JOBS ?= $(shell nproc)
@@ -10,6 +10,7 @@ help:
 	@echo "make build  install, build: build/bin/thresher"
 	@echo "make soak   the long tests (kills, recovery of known features)"
 	@echo "make asan   unit tests under AddressSanitizer and UBSan"
+	@echo "make tsan   the layers without LibTorch under ThreadSanitizer"
 	@echo "make cuda   everything with THRESHER_CUDA=ON (needs nvcc, no GPU)"
 
 build:
@@ -36,6 +37,12 @@ asan:
 	cmake --build --preset asan -j $(JOBS)
 	ctest --preset asan
 
+tsan:
+	tools/setup.sh test
+	cmake --preset tsan -Wno-dev --log-level=WARNING
+	cmake --build --preset tsan -j $(JOBS)
+	ctest --preset tsan
+
 cuda:
 	tools/setup.sh test
 	cmake --preset cuda-release -Wno-dev --log-level=WARNING
@@ -43,4 +50,4 @@ cuda:
 	ctest --preset cuda-release
 
 clean:
-	rm -rf build/cpu-release build/cpu-debug build/cuda-release build/cuda-kernels build/asan build/bin
+	rm -rf build/cpu-release build/cpu-debug build/cuda-release build/cuda-kernels build/asan build/tsan build/bin

@@ -51,10 +51,12 @@ std::vector<Point> load_points(const Experiment& experiment, const std::filesyst
   return points;
 }
 
-void measure(Point& point, const evaluation::CleanPass& clean) {
+sae::ReconstructionMetrics measure(const Point& point, const evaluation::CleanPass& clean) {
   const at::Tensor x = clean.activations.at(point.hook_point).index_select(0, clean.kept_rows);
   const at::Tensor latent_acts = point.sae.encode_dense(x);
-  point.metrics.add(x, point.sae.decode_dense(latent_acts), latent_acts);
+  sae::ReconstructionMetrics part(point.sae.d_in(), point.sae.n_latents());
+  part.add(x, point.sae.decode_dense(latent_acts), latent_acts);
+  return part;
 }
 
 }  // namespace
@@ -76,21 +78,25 @@ Json held_out_curve(const Experiment& experiment, const std::filesystem::path& r
       std::min(held_out.n_contexts,
                std::max<std::int64_t>(1, experiment.evaluation.tokens / held_out.context_tokens));
   const std::int64_t batch = std::max<std::int64_t>(1, kForwardTokens / held_out.context_tokens);
-  work_together(comm, "measure the checkpoints", [&] {
-    Progress progress("curve", "contexts", n_contexts, 0, comm.is_root());
-    for (std::int64_t first = comm.rank() * batch; first < n_contexts;
-         first += comm.world_size() * batch) {
+  Progress progress("curve", "contexts", n_contexts, 0, comm.is_root());
+  for (std::int64_t round = 0; round < n_contexts; round += comm.world_size() * batch) {
+    const std::int64_t first = round + comm.rank() * batch;
+    std::vector<sae::ReconstructionMetrics> parts;
+    work_together(comm, "measure the checkpoints", [&] {
+      if (first >= n_contexts) return;
       const evaluation::CleanPass clean = evaluation::run_clean(
           evaluation::make_batch(held_out, first, std::min(batch, n_contexts - first)),
           {hook_points.begin(), hook_points.end()}, context, *inputs.tokenizer, *inputs.model);
-      for (Point& point : points) measure(point, clean);
-      progress.update(std::min(n_contexts, first + comm.world_size() * batch));
+      for (const Point& point : points) parts.push_back(measure(point, clean));
+    });
+    for (std::size_t i = 0; i < points.size(); ++i) {
+      points[i].metrics.merge_ranks(parts.empty() ? nullptr : &parts[i], comm);
     }
-    progress.finish();
-  });
+    progress.update(std::min(n_contexts, round + comm.world_size() * batch));
+  }
+  progress.finish();
   Json curve = Json::array();
-  for (Point& point : points) {
-    point.metrics.reduce(comm);
+  for (const Point& point : points) {
     curve.push_back(Json::object({{"tokens", point.tokens},
                                   {"name", point.name},
                                   {"fvu", point.metrics.fvu()},

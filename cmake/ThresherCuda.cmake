@@ -4,4 +4,3 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_ARCHITECTURES ${THRESHER_CUDA_ARCHITECTURES})
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)  # one CUDA runtime a process, beside LibTorch's
 enable_language(CUDA)
-find_package(CUDAToolkit REQUIRED)

@@ -1,15 +1,16 @@
 # LibTorch is the PyPI wheel. Its own CMake config demands a CUDA toolkit even where only the CPU library is
 # used, so libtorch_cpu and libc10 are imported directly; nothing else of the wheel is linked.
+# Used by the build and, installed beside ThresherConfig.cmake, by every project that links Thresher.
 set(thresher_torch_version 2.11.0)
 
 find_path(THRESHER_TORCH_INCLUDE ATen/core/Tensor.h
-  PATHS ${CMAKE_PREFIX_PATH} "${PROJECT_SOURCE_DIR}/build/venv/lib/python3.11/site-packages/torch"
+  PATHS ${CMAKE_PREFIX_PATH} "${thresher_torch_hint}"
   PATH_SUFFIXES include torch/include NO_DEFAULT_PATH
   DOC "Folder with LibTorch's headers")
 if(NOT THRESHER_TORCH_INCLUDE)
   message(FATAL_ERROR
     "LibTorch ${thresher_torch_version} was not found\n"
-    "  expected: build/venv made by tools/setup.sh, or -DCMAKE_PREFIX_PATH=<folder of an unpacked LibTorch>\n"
+    "  expected: ${thresher_torch_hint} (made by tools/setup.sh), or -DCMAKE_PREFIX_PATH=<folder of a LibTorch>\n"
     "  hint: run tools/setup.sh")
 endif()
 get_filename_component(thresher_torch_root "${THRESHER_TORCH_INCLUDE}" DIRECTORY)
@@ -24,17 +25,17 @@ endif()
 
 foreach(library c10 torch_cpu)
   find_library(THRESHER_LIB_${library} ${library} PATHS "${thresher_torch_root}/lib" NO_DEFAULT_PATH REQUIRED)
-  add_library(thresher_${library} SHARED IMPORTED)
+  add_library(thresher_${library} SHARED IMPORTED GLOBAL)
   set_target_properties(thresher_${library} PROPERTIES IMPORTED_LOCATION "${THRESHER_LIB_${library}}")
 endforeach()
-add_library(thresher_torch INTERFACE)
+add_library(thresher_torch INTERFACE IMPORTED GLOBAL)
 # The wheel's include folder also holds its own fmt, of another version than the system's that is linked here;
 # only the parts that ATen's headers need are made visible.
-file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/torch_include")
+file(MAKE_DIRECTORY "${CMAKE_BINARY_DIR}/torch_include")
 foreach(part ATen c10 torch)
-  file(CREATE_LINK "${THRESHER_TORCH_INCLUDE}/${part}" "${PROJECT_BINARY_DIR}/torch_include/${part}" SYMBOLIC)
+  file(CREATE_LINK "${THRESHER_TORCH_INCLUDE}/${part}" "${CMAKE_BINARY_DIR}/torch_include/${part}" SYMBOLIC)
 endforeach()
-target_include_directories(thresher_torch SYSTEM INTERFACE "${PROJECT_BINARY_DIR}/torch_include")
+target_include_directories(thresher_torch SYSTEM INTERFACE "${CMAKE_BINARY_DIR}/torch_include")
 # --no-as-needed: operators are registered by static initialisers that no symbol of ours refers to.
 target_link_libraries(thresher_torch INTERFACE -Wl,--no-as-needed thresher_torch_cpu thresher_c10 -Wl,--as-needed)
 target_compile_definitions(thresher_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <set>
 #include <span>
 
@@ -181,7 +182,7 @@ void Evaluator::ablate(Round& round) {
 
 void Evaluator::measure_candidate(std::size_t index, Round& round) {
   const Candidate& candidate = (*candidates_)[index];
-  std::vector<std::byte> bytes;
+  std::optional<sae::ReconstructionMetrics> part;
   comm_->agree(
       [&] {
         if (!round.has_batch) return;
@@ -190,18 +191,13 @@ void Evaluator::measure_candidate(std::size_t index, Round& round) {
         const at::Tensor x =
             round.clean.activations.at(point).index_select(0, round.clean.kept_rows);
         const Reconstruction made = candidate.apply(x);
-        sae::ReconstructionMetrics metrics(candidate.d_in, candidate.n_latents);
-        metrics.add(x, made.recon, made.latent_acts);
-        bytes = metrics.to_bytes();
+        part.emplace(candidate.d_in, candidate.n_latents);
+        part->add(x, made.recon, made.latent_acts);
         round.finals.push_back(run_spliced(round.clean, point, made.recon, *model_));
         candidate_seconds_[index] += seconds_since(begin);
       },
       full_name(candidate));
-  for (const std::vector<std::byte>& part : comm_->all_gather(bytes, "evaluation.metrics")) {
-    if (part.empty()) continue;
-    metrics_[index].merge(
-        sae::ReconstructionMetrics::from_bytes(candidate.d_in, candidate.n_latents, part));
-  }
+  metrics_[index].merge_ranks(part ? &*part : nullptr, *comm_);
 }
 
 void Evaluator::add_losses(Round& round) {

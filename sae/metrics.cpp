@@ -117,42 +117,6 @@ void ReconstructionMetrics::move_shift(const std::vector<double>& shift) {
   shift_ = shift;
 }
 
-void ReconstructionMetrics::reduce(comm::Communicator& comm) {
-  // The shift of the lowest rank that has rows.
-  std::vector<std::int64_t> source = {has_shift_ ? comm.rank() : comm.world_size()};
-  comm.all_reduce_min(std::span<std::int64_t>(source), "metrics.shift_source");
-  if (source[0] == comm.world_size()) return;  // no rank has rows
-  const std::span<const double> mine(shift_);
-  std::vector<std::byte> bytes(std::as_bytes(mine).begin(), std::as_bytes(mine).end());
-  comm.broadcast(bytes, static_cast<int>(source[0]), "metrics.shift");
-  THRESHER_CHECK(bytes.size() == mine.size_bytes(), "all ranks measure the same width");
-  std::vector<double> shift(shift_.size());
-  std::memcpy(shift.data(), bytes.data(), bytes.size());
-  move_shift(shift);
-  has_shift_ = true;
-
-  std::vector<double> sums = {sum_squares_, sum_squared_error_, sum_cosine_, sum_l0_, sum_l1_};
-  const std::size_t n_scalars = sums.size();
-  sums.insert(sums.end(), sum_.begin(), sum_.end());
-  comm.all_reduce_sum(std::span<double>(sums), "metrics.sums");
-  sum_squares_ = sums[0];
-  sum_squared_error_ = sums[1];
-  sum_cosine_ = sums[2];
-  sum_l0_ = sums[3];
-  sum_l1_ = sums[4];
-  std::copy(sums.begin() + static_cast<std::ptrdiff_t>(n_scalars), sums.end(), sum_.begin());
-
-  std::vector<std::int64_t> counts = fire_counts_;
-  counts.push_back(n_tokens_);
-  counts.push_back(has_latents_ ? 1 : 0);
-  comm.all_reduce_sum(std::span<std::int64_t>(counts), "metrics.counts");
-  has_latents_ = counts.back() > 0;
-  counts.pop_back();
-  n_tokens_ = counts.back();
-  counts.pop_back();
-  fire_counts_ = std::move(counts);
-}
-
 std::int64_t ReconstructionMetrics::n_tokens() const { return n_tokens_; }
 
 double ReconstructionMetrics::fvu() const {

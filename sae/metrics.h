@@ -14,21 +14,21 @@ namespace thresher::sae {
 
 /// Streaming reconstruction metrics in float64, over any number of batches and ranks; equal to
 /// brute force on all rows at once (definitions: docs/metrics.md). Robust to a large mean: second
-/// moments are taken about a fixed shift (the first batch's mean of every rank, moved to that of
-/// the lowest rank with rows by `reduce`). What has no value (no rows, no variance) is NaN, in JSON
-/// null.
+/// moments are taken about a fixed shift (the mean of the first rows). What has no value (no rows,
+/// no variance) is NaN, in JSON null.
 class ReconstructionMetrics {
  public:
   ReconstructionMetrics(std::int64_t d_in, std::int64_t n_latents);
   /// Float32 rows x [N, d_in], their reconstructions, and dense latent activations [N, n_latents]
   /// (undefined: no latent metrics).
   void add(const at::Tensor& x, const at::Tensor& recon, const at::Tensor& latent_acts);
-  /// Makes this the metrics of all ranks' rows. Once, after the last add.
-  void reduce(comm::Communicator& comm);
-
   /// Takes in the rows of `other` (same widths). The bits depend on the order of the calls, not on
   /// where rows were measured: whoever merges the same parts in the same order gets the same.
   void merge(const ReconstructionMetrics& other);
+  /// Collective: merges one part of every rank (null: it has none) in rank order, on all ranks.
+  /// Where the ranks take turns at batches, the bits are those of one rank that merges batch by
+  /// batch.
+  void merge_ranks(const ReconstructionMetrics* part, comm::Communicator& comm);
   /// All sums as bytes, for a rank of the same program, and back.
   std::vector<std::byte> to_bytes() const;
   static ReconstructionMetrics from_bytes(std::int64_t d_in, std::int64_t n_latents,

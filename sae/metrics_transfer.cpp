@@ -50,6 +50,14 @@ void ReconstructionMetrics::merge(const ReconstructionMetrics& other) {
   add_to(fire_counts_, moved.fire_counts_);
 }
 
+void ReconstructionMetrics::merge_ranks(const ReconstructionMetrics* part,
+                                        comm::Communicator& comm) {
+  const std::vector<std::byte> mine = part == nullptr ? std::vector<std::byte>() : part->to_bytes();
+  for (const std::vector<std::byte>& bytes : comm.all_gather(mine, "metrics")) {
+    if (!bytes.empty()) merge(from_bytes(d_in_, n_latents_, bytes));
+  }
+}
+
 std::vector<std::byte> ReconstructionMetrics::to_bytes() const {
   const std::int64_t counts[] = {n_tokens_, has_shift_ ? 1 : 0, has_latents_ ? 1 : 0};
   const double sums[] = {sum_squares_, sum_squared_error_, sum_cosine_, sum_l0_, sum_l1_};

@@ -69,20 +69,24 @@ TEST_P(MetricsTest, StreamingEqualsBruteForce) {
   EXPECT_EQ(metrics.fire_counts()[5], 300);
 }
 
-TEST_P(MetricsTest, RanksTogetherEqualOne) {
+TEST_P(MetricsTest, RanksTogetherHaveTheBitsOfOneThatMergesBatchByBatch) {
   const Data data = make_data(GetParam());
-  const double fvu = brute_force_fvu(data);
-  // Rank 0 has no rows, rank 1 few: the shift comes from rank 1.
+  ReconstructionMetrics one(kDim, kLatents);
+  for (const auto& [first, end] : {std::pair{0, 40}, {40, 300}}) {
+    ReconstructionMetrics part(kDim, kLatents);
+    add_in_parts(part, data, first, end);
+    one.merge(part);
+  }
+  EXPECT_NEAR(one.fvu() / brute_force_fvu(data), 1, 1e-12);
+  // Ranks 0 and 2 have no rows.
   const std::int64_t first[] = {0, 0, 40, 40};
   const std::int64_t end[] = {0, 40, 40, 300};
   comm::run_thread_ranks(4, 60, [&](comm::Communicator& comm) {
-    ReconstructionMetrics metrics(kDim, kLatents);
-    add_in_parts(metrics, data, first[comm.rank()], end[comm.rank()]);
-    metrics.reduce(comm);
-    EXPECT_NEAR(metrics.fvu() / fvu, 1, 1e-12);
-    EXPECT_EQ(metrics.n_tokens(), 300);
-    EXPECT_EQ(metrics.l0(), data.latents.gt(0).sum(1).to(at::kDouble).mean().item<double>());
-    EXPECT_EQ(metrics.fire_counts()[5], 300);
+    ReconstructionMetrics part(kDim, kLatents), metrics(kDim, kLatents);
+    add_in_parts(part, data, first[comm.rank()], end[comm.rank()]);
+    metrics.merge_ranks(end[comm.rank()] > first[comm.rank()] ? &part : nullptr, comm);
+    EXPECT_EQ(metrics.json().dump(), one.json().dump());
+    EXPECT_EQ(metrics.fire_counts(), one.fire_counts());
   });
 }
 
