@@ -43,13 +43,21 @@ void work_together(comm::Communicator& comm, std::string_view what,
 Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm) {
   Inputs inputs;
   work_together(comm, "load the text and the host model", [&] {
-    inputs.tokenizer = corpus::load_gguf_tokenizer(experiment.host_model.weights);
+    const std::string& tokenizer = experiment.corpus.tokenizer;
+    inputs.tokenizer =
+        corpus::load_tokenizer(tokenizer.empty() ? experiment.host_model.weights : tokenizer);
     inputs.corpus =
         std::make_unique<corpus::Corpus>(experiment.corpus, *inputs.tokenizer, experiment.seed());
     inputs.model = host_model::load_host_model(experiment.host_model);
   });
   const corpus::CorpusSummary& text = inputs.corpus->summary();
   const host_model::HostModelInfo& model = inputs.model->info();
+  tell(comm, fmt::format("tokenizer: {}", inputs.tokenizer->description()));
+  if (comm.is_root() && inputs.tokenizer->adds_bos() && experiment.corpus.prepend_bos == "never") {
+    log_warning(
+        "the model's own tokenizer puts BOS before every text, this experiment does not: models "
+        "trained with BOS behave oddly without (corpus.prepend_bos: document)");
+  }
   tell(comm, fmt::format("corpus: {} documents ({} held out), {}", text.n_documents,
                          text.n_held_out_documents,
                          format_bytes(static_cast<std::uint64_t>(text.n_bytes))));

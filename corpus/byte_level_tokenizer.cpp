@@ -4,9 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bitset>
-#include <functional>
-#include <set>
 #include <span>
 #include <unordered_map>
 
@@ -15,47 +12,12 @@
 #include "corpus/bpe.h"
 #include "corpus/pretokenizer.h"
 #include "corpus/utf8.h"
+#include "corpus/whole_tokens.h"
 
 namespace thresher::corpus {
 namespace {
 
 using TokenIds = std::unordered_map<std::string, std::int32_t>;
-
-/// Finds tokens that are matched in text as a whole: the leftmost, of several at one place the
-/// longest.
-class WholeTokens {
- public:
-  void insert(const std::string& text, std::int32_t id) {
-    ids_.emplace(text, id);
-    lengths_.insert(text.size());
-    first_bytes_.set(static_cast<unsigned char>(text.front()));
-  }
-  struct Match {
-    std::size_t begin = std::string_view::npos;
-    std::size_t length = 0;
-    std::int32_t id = -1;
-  };
-  /// begin is npos when there is none from `begin` on.
-  Match find(std::string_view text, std::size_t begin) const {
-    if (ids_.empty()) return {};
-    std::string candidate;
-    for (; begin < text.size(); ++begin) {
-      if (!first_bytes_.test(static_cast<unsigned char>(text[begin]))) continue;
-      for (const std::size_t length : lengths_) {
-        if (length > text.size() - begin) continue;
-        candidate.assign(text.substr(begin, length));
-        const auto found = ids_.find(candidate);
-        if (found != ids_.end()) return {begin, length, found->second};
-      }
-    }
-    return {};
-  }
-
- private:
-  TokenIds ids_;
-  std::set<std::size_t, std::greater<>> lengths_;
-  std::bitset<256> first_bytes_;
-};
 
 class ByteLevelTokenizer : public Tokenizer {
  public:
@@ -268,8 +230,6 @@ std::int64_t ByteLevelTokenizer::n_lost_bytes(std::string_view text) const {
 }
 
 }  // namespace
-
-std::int64_t Tokenizer::n_lost_bytes(std::string_view) const { return 0; }
 
 std::unique_ptr<Tokenizer> make_byte_level_tokenizer(const ByteLevelVocabulary& vocabulary) {
   return std::make_unique<ByteLevelTokenizer>(vocabulary);

@@ -57,6 +57,9 @@ void CorpusConfig::declare(FieldVisitor& fields) {
   fields.field(
       "max_tokens", max_tokens,
       {.help = "Training text that is used at most; 0 uses all", .unit = "tokens", .min = 0});
+  fields.field("tokenizer", tokenizer,
+               {.help = "A tokenizer.json, a folder with one, or a GGUF; empty: the tokenizer of "
+                        "host_model.weights"});
 }
 
 Corpus::Corpus(const CorpusConfig& config, const Tokenizer& tokenizer, std::uint64_t seed)
@@ -123,7 +126,7 @@ std::string Corpus::fingerprint() const {
   config.declare(writer);
   Json without_paths = Json::object();
   for (const auto& [key, value] : writer.json().as_object()) {
-    if (key != "paths") without_paths[key] = value;
+    if (key != "paths" && key != "tokenizer") without_paths[key] = value;
   }
   Sha256 hash;
   const auto add = [&hash](std::string_view text) {

@@ -17,6 +17,7 @@ struct CorpusConfig {
   std::string document_separator;     // splits a file into documents; empty: a file is one document
   std::string prepend_bos = "never";  // never | document
   std::int64_t max_tokens = 0;        // of training text; 0: all
+  std::string tokenizer;              // a path; empty: the host model's own
   void declare(FieldVisitor& fields);
 };
 
@@ -63,7 +64,7 @@ class Corpus {
   /// "path#n", for people.
   const std::string& document_name(std::int64_t document) const;
   /// SHA-256 over config, tokenizer fingerprint, seed and every document's bytes in reading order.
-  /// Of the config all but `paths`: the same text in another folder is the same corpus.
+  /// Of the config all but the paths: the same text in another folder is the same corpus.
   std::string fingerprint() const;
 
  private:

@@ -7,6 +7,10 @@
 
 namespace thresher::corpus {
 
+/// What GPT-2 cuts text into, in Oniguruma's language.
+inline constexpr const char* kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
 /// Cuts text into the pieces inside which BPE may merge, as the model's own tokenizer did in
 /// training. Stateless after construction: several threads may use one object.
 class PreTokenizer {

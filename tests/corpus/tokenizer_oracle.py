@@ -47,6 +47,15 @@ def byte_spelling():
 SPELLING = byte_spelling()
 
 
+def invalid_runs(text):
+    """[(run, is_valid)]: text's maximal runs of valid UTF-8 (as str) and of other bytes (as bytes)."""
+    for run in re.split("([\udc80-\udcff]+)", text.decode("utf-8", "surrogateescape")):
+        if run and "\udc80" <= run[0] <= "\udcff":
+            yield run.encode("utf-8", "surrogateescape"), False
+        elif run:
+            yield run, True
+
+
 class Ours:
     """Sends all records at once and reads all answers."""
 
@@ -78,12 +87,12 @@ class Theirs:
 
     def encode(self, record):
         ids = []
-        for run in re.split("([\udc80-\udcff]+)", record.decode("utf-8", "surrogateescape")):
-            if run and "\udc80" <= run[0] <= "\udcff":
-                spelled = "".join(SPELLING[byte] for byte in run.encode("utf-8", "surrogateescape"))
-                ids += [token.id for token in self.tokenizer.model.tokenize(spelled)]
-            else:
+        for run, is_valid in invalid_runs(record):
+            if is_valid:
                 ids += self.tokenizer.encode(run, add_special_tokens=False).ids
+            else:
+                spelled = "".join(SPELLING[byte] for byte in run)
+                ids += [token.id for token in self.tokenizer.model.tokenize(spelled)]
         return ids
 
 
