@@ -69,6 +69,7 @@ struct UnitRange {
 struct CacheIdentity {
   std::string host_family;
   std::string host_fingerprint;
+  Dtype host_dtype = Dtype::kFloat32;  // of the forward pass; written where it is not float32
   std::string tokenizer_fingerprint;
   Json corpus = Json::object();
   std::vector<HookPointWidth> hook_points;

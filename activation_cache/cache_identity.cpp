@@ -78,6 +78,7 @@ Json CacheIdentity::to_json() const {
   json["format_version"] = kFormatVersion;
   json["numerics_version"] = kNumericsVersion;
   json["host_model"] = Json::object({{"family", host_family}, {"fingerprint", host_fingerprint}});
+  if (host_dtype != Dtype::kFloat32) json["host_model"]["dtype"] = dtype_name(host_dtype);
   json["tokenizer"] = tokenizer_fingerprint;
   json["corpus"] = corpus;
   Json hooks = Json::array();
@@ -109,6 +110,9 @@ CacheIdentity CacheIdentity::from_json(const Json& json, std::string_view where)
   CacheIdentity identity;
   identity.host_family = json.at("host_model").at("family").as_string("family");
   identity.host_fingerprint = json.at("host_model").at("fingerprint").as_string("fingerprint");
+  if (const Json* host_dtype = json.at("host_model").find("dtype")) {
+    identity.host_dtype = parse_dtype(host_dtype->as_string("host model dtype"));
+  }
   identity.tokenizer_fingerprint = json.at("tokenizer").as_string("tokenizer");
   identity.corpus = json.at("corpus");
   identity.hook_points = read_hook_points(json, where);

@@ -103,6 +103,7 @@ Json bench_harvest(const Experiment& experiment, std::int64_t steps, comm::Commu
   const auto tokens = static_cast<double>(n * contexts.context_tokens * comm.world_size());
   Json out = common("harvest", comm);
   out["hook_points"] = Json::array_of(experiment.cache.hook_points);
+  out["host_dtype"] = dtype_name(inputs.model->info().dtype);
   out["forward_tokens"] = n * contexts.context_tokens;
   out["steps"] = steps;
   out["tokens_per_second"] = tokens / median(seconds);

@@ -32,6 +32,13 @@ void read_section(const ConfigNode& root, const std::string& name, Section& sect
   reader.finish();
 }
 
+/// The file's name without its extension, or the folder's name (which may hold dots: Qwen2.5-0.5B).
+std::string model_name(const std::filesystem::path& weights) {
+  if (!std::filesystem::is_directory(weights)) return weights.stem().string();
+  const bool ends_with_slash = weights.filename().empty();
+  return (ends_with_slash ? weights.parent_path() : weights).filename().string();
+}
+
 /// Runs a check that knows nothing of places and puts the place of `node` before what it throws.
 void check_at(const ConfigNode& node, const std::function<void()>& check) {
   try {
@@ -268,7 +275,7 @@ trainer::TrainJob Experiment::train_job(bool fresh) const {
   job.seed = seed();
   job.resolved_config = resolved();
   job.export_metadata =
-      Json::object({{"model_name", std::filesystem::path(host_model.weights).stem().string()},
+      Json::object({{"model_name", model_name(host_model.weights)},
                     {"context_size", corpus.context_tokens},
                     {"dataset_path", fmt::format("{}", fmt::join(corpus.paths, ", "))},
                     {"prepend_bos", corpus.prepend_bos != "never"}});

@@ -20,6 +20,8 @@ namespace thresher::cli {
 namespace {
 
 constexpr std::int64_t kProbeContexts = 4;
+// Below this the difference may be noise.
+constexpr double kSlowerThanFloat32 = 1.2;
 
 std::string need(std::uint64_t memory_bytes_per_rank, std::uint64_t disk_bytes, double seconds,
                  int ranks) {
@@ -61,9 +63,10 @@ Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm) {
   tell(comm, fmt::format("corpus: {} documents ({} held out), {}", text.n_documents,
                          text.n_held_out_documents,
                          format_bytes(static_cast<std::uint64_t>(text.n_bytes))));
-  tell(comm, fmt::format("host model: {}, {} blocks, width {}, {} of weights", model.family,
+  tell(comm, fmt::format("host model: {}, {} blocks, width {}, {} of weights in {}", model.family,
                          model.n_blocks, model.d_model,
-                         format_bytes(static_cast<std::uint64_t>(model.parameter_bytes))));
+                         format_bytes(static_cast<std::uint64_t>(model.parameter_bytes)),
+                         dtype_name(model.dtype)));
   return inputs;
 }
 
@@ -131,6 +134,13 @@ activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inpu
                          estimate.units,
                          need(estimate.memory_bytes_per_rank, estimate.disk_bytes, estimate.seconds,
                               comm.world_size())));
+    if (estimate.seconds > kSlowerThanFloat32 * estimate.seconds_in_float32) {
+      log_warning(fmt::format(
+          "this processor multiplies bfloat16 {:.1f} times as slowly as float32: with "
+          "host_model.dtype: float32 the harvest would take about {} and twice the memory",
+          estimate.seconds / estimate.seconds_in_float32,
+          format_duration(estimate.seconds_in_float32)));
+    }
   }
   const ThreadsScope scope(model_threads(experiment, inputs, contexts));
   return activation_cache::harvest(

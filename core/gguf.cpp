@@ -15,7 +15,7 @@ namespace {
 
 // Holds the head of most files, so that it is parsed once.
 constexpr std::uint64_t kFirstRead = 4ULL << 20;
-constexpr std::uint64_t kBlocksPerRead = 32'768;
+constexpr std::uint64_t kElementsPerRead = 1ULL << 20;
 
 GgufHead read_head(const FileDescriptor& file, std::uint64_t file_bytes,
                    const std::filesystem::path& path) {
@@ -131,26 +131,35 @@ const GgufTensor& GgufFile::at(std::string_view name) const {
 }
 
 std::vector<float> GgufFile::read_float32(const GgufTensor& tensor) const {
-  const auto type = static_cast<GgufType>(tensor.type);
-  if (type != GgufType::kF32 && type != GgufType::kF16 && type != GgufType::kBF16 &&
-      type != GgufType::kQ4_1 && type != GgufType::kQ8_0) {
+  std::vector<float> values;
+  read_float32(tensor, [&](std::span<const float> piece) {
+    if (values.empty()) values.reserve(tensor.elements);
+    values.insert(values.end(), piece.begin(), piece.end());
+  });
+  return values;
+}
+
+void GgufFile::read_float32(const GgufTensor& tensor,
+                            const std::function<void(std::span<const float> piece)>& take) const {
+  if (!gguf_can_dequantise(tensor.type)) {
     throw DataError(fmt::format("{}: tensor {} is stored as {}", state_->path.string(),
                                 gguf::printable(tensor.name), gguf_type_name(tensor.type)),
-                    "F32, F16, BF16, Q4_1 or Q8_0",
+                    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K or Q6_K",
                     "fetch or convert the model in one of these types");
   }
   const GgufBlock block = *gguf_block(tensor.type);
   const std::uint64_t blocks = tensor.elements / block.elements;
-  std::vector<float> out(tensor.elements);
-  std::vector<std::byte> raw(std::min(blocks, kBlocksPerRead) * block.bytes);
-  for (std::uint64_t done = 0; done < blocks; done += kBlocksPerRead) {
-    const std::uint64_t count = std::min(kBlocksPerRead, blocks - done);
+  const std::uint64_t blocks_per_read = kElementsPerRead / block.elements;
+  std::vector<std::byte> raw(std::min(blocks, blocks_per_read) * block.bytes);
+  std::vector<float> values(std::min(blocks, blocks_per_read) * block.elements);
+  for (std::uint64_t done = 0; done < blocks; done += blocks_per_read) {
+    const std::uint64_t count = std::min(blocks_per_read, blocks - done);
     const auto bytes = std::span(raw).first(count * block.bytes);
+    const auto piece = std::span(values).first(count * block.elements);
     read_at(state_->file, tensor.offset + done * block.bytes, bytes, state_->path);
-    gguf_dequantise(type, bytes,
-                    std::span(out).subspan(done * block.elements, count * block.elements));
+    gguf_dequantise(static_cast<GgufType>(tensor.type), bytes, piece);
+    take(piece);
   }
-  return out;
 }
 
 }  // namespace thresher

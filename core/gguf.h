@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,7 +13,21 @@
 namespace thresher {
 
 /// Block types of GGUF tensors that Thresher can turn into float32.
-enum class GgufType : std::uint32_t { kF32 = 0, kF16 = 1, kQ4_1 = 3, kQ8_0 = 8, kBF16 = 30 };
+enum class GgufType : std::uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kBF16 = 30,
+};
 
 struct GgufTensor {
   std::string name;
@@ -54,6 +69,9 @@ class GgufFile {
   /// Dequantised to float32, bit for bit as the `gguf` Python package does. DataError for other
   /// block types, naming the tensor and the types that can be read.
   std::vector<float> read_float32(const GgufTensor& tensor) const;
+  /// The same in pieces of a few megabytes, in order, so that no second copy of the tensor exists.
+  void read_float32(const GgufTensor& tensor,
+                    const std::function<void(std::span<const float> piece)>& take) const;
 
  private:
   struct State;

@@ -62,6 +62,8 @@ struct GgufBlock {
 };
 /// nullopt for numbers that no GGUF version gives a meaning.
 std::optional<GgufBlock> gguf_block(std::uint32_t type);
+/// Whether gguf_dequantise knows the type.
+bool gguf_can_dequantise(std::uint32_t type);
 
 /// Metadata and tensor table may together take this much of a file.
 inline constexpr std::uint64_t kGgufMaxHeadBytes = 512ULL << 20;

@@ -142,6 +142,16 @@ void SafetensorsFile::read(const SafetensorsEntry& entry, std::span<std::byte> o
   read_at(state_->file, state_->data_start + entry.begin, out, state_->path);
 }
 
+void SafetensorsFile::read_part(const SafetensorsEntry& entry, std::uint64_t first_byte,
+                                std::span<std::byte> out) const {
+  const std::uint64_t bytes = entry.end - entry.begin;
+  THRESHER_CHECK(first_byte <= bytes && out.size() <= bytes - first_byte,
+                 "safetensors: a part outside of tensor " + entry.name);
+  read_at(state_->file, state_->data_start + entry.begin + first_byte, out, state_->path);
+}
+
+const std::filesystem::path& SafetensorsFile::path() const { return state_->path; }
+
 std::vector<float> SafetensorsFile::read_float32(std::string_view name) const {
   const SafetensorsEntry& entry = at(name);
   const Dtype dtype = float_dtype_of(entry, state_->path);

@@ -42,6 +42,10 @@ class SafetensorsFile {
   const SafetensorsEntry& at(std::string_view name) const;
   /// `out` must have exactly end - begin bytes.
   void read(const SafetensorsEntry& entry, std::span<std::byte> out) const;
+  /// A part of the tensor's bytes, from `first_byte` on; it must lie inside the tensor.
+  void read_part(const SafetensorsEntry& entry, std::uint64_t first_byte,
+                 std::span<std::byte> out) const;
+  const std::filesystem::path& path() const;
   /// Reads a float32, float16 or bfloat16 tensor as float32.
   std::vector<float> read_float32(std::string_view name) const;
 

@@ -6,10 +6,11 @@
 
 namespace thresher::host_model {
 
-at::Tensor make_attention_mask(const at::Tensor& documents) {
+at::Tensor make_attention_mask(const at::Tensor& documents, std::int64_t window) {
   const std::int64_t n = documents.size(1);
-  const at::Tensor same_document = documents.unsqueeze(2).eq(documents.unsqueeze(1));
-  const at::Tensor visible = same_document.logical_and_(at::ones({n, n}, at::kBool).tril_());
+  at::Tensor visible = documents.unsqueeze(2).eq(documents.unsqueeze(1));
+  visible.logical_and_(at::ones({n, n}, at::kBool).tril_());
+  if (window > 0) visible.logical_and_(at::ones({n, n}, at::kBool).triu_(1 - window));
   const at::Tensor mask =
       at::full({documents.size(0), n, n}, -std::numeric_limits<float>::infinity(), at::kFloat);
   return mask.masked_fill_(visible, 0.0).unsqueeze(1);

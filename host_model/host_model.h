@@ -13,6 +13,7 @@
 
 #include "core/config.h"
 #include "core/device.h"
+#include "core/dtype.h"
 
 namespace thresher::host_model {
 
@@ -31,19 +32,22 @@ struct HookPoint {
 };
 
 struct HostModelConfig {
-  std::string weights;            // a GGUF file
-  std::string dtype = "float32";  // of the computation
+  std::string weights;            // a GGUF file, or a folder with config.json and *.safetensors
+  std::string dtype = "float32";  // of weights and computation: float32 or bfloat16
   void declare(FieldVisitor& fields);
 };
 
 struct HostModelInfo {
-  std::string family;       // "llama"
-  std::string fingerprint;  // SHA-256 of the weights file
+  std::string family;  // "llama", "mistral", "qwen2"
+  /// SHA-256 of the weights file; for a folder of the names and SHA-256 of config.json, the shards
+  /// and their index.
+  std::string fingerprint;
+  Dtype dtype = Dtype::kFloat32;  // of weights and computation; activations come as float32
   std::int64_t n_blocks = 0;
   std::int64_t d_model = 0;
   std::int64_t n_vocabulary = 0;
   std::int64_t max_context_tokens = 0;
-  std::int64_t parameter_bytes = 0;  // in memory
+  std::int64_t parameter_bytes = 0;  // in memory, in `dtype`
   /// Width of the activation at a hook point (d_model for all of today's points).
   std::int64_t width(const HookPoint& hook_point) const;
 };
@@ -57,8 +61,8 @@ struct TokenBatch {
   at::Tensor documents;  // [n_contexts, context_tokens] int64
 };
 
-/// Called with the activation [n_contexts * context_tokens, width] at a hook point. Returns an
-/// undefined tensor to leave it as it is, or a tensor of the same shape that replaces it for
+/// Called with the activation [n_contexts * context_tokens, width] float32 at a hook point. Returns
+/// an undefined tensor to leave it as it is, or a tensor of the same shape that replaces it for
 /// everything after.
 using HookFunction = std::function<at::Tensor(const at::Tensor& activation)>;
 
@@ -83,17 +87,19 @@ class HostModel {
   virtual at::Tensor forward(const TokenBatch& batch, const ForwardRequest& request) = 0;
   /// Logits [rows, n_vocabulary] of rows of ln_final.hook_normalized.
   virtual at::Tensor unembed(const at::Tensor& final_normalized) = 0;
-  /// [n_vocabulary, d_model] float32, made anew at each call: the matrix that unembed multiplies with, ln_final's
-  /// weights folded into it (for logit effects).
+  /// [n_vocabulary, d_model] float32, made anew at each call: the matrix that unembed multiplies
+  /// with, ln_final's weights folded into it (for logit effects).
   virtual at::Tensor unembedding() const = 0;
 };
 
 /// Next-token cross-entropy in nats, per position, logits computed in chunks so that [tokens,
-/// n_vocabulary] never exists at once. `rows` are ln_final.hook_normalized, `targets` int64 the next token
-/// of each; returns float64 [rows].
+/// n_vocabulary] never exists at once. `rows` are ln_final.hook_normalized, `targets` int64 the
+/// next token of each; returns float64 [rows].
 at::Tensor next_token_losses(HostModel& model, const at::Tensor& rows, const at::Tensor& targets);
 
-/// Loads a model; the family comes from the file (GGUF general.architecture) through the registry.
+/// Loads a model. The family comes through the registry from general.architecture of a GGUF file or
+/// model_type in the config.json of a folder; ConfigError naming those that are known if it is not.
+/// DataError for files that are damaged, do not fit together, or ask for what is not computed here.
 std::unique_ptr<HostModel> load_host_model(const HostModelConfig& config);
 /// Names in the registry, for messages and docs.
 std::vector<std::string> host_families();

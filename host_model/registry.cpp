@@ -2,32 +2,76 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
 
 #include "core/error.h"
 #include "core/gguf.h"
 #include "core/hash.h"
+#include "core/json.h"
+#include "host_model/families.h"
 #include "host_model/host_model.h"
-#include "host_model/llama.h"
 
 namespace thresher::host_model {
 namespace {
 
 struct Family {
-  const char* name;  // GGUF general.architecture
-  std::unique_ptr<HostModel> (*load)(const GgufFile& file, HostModelInfo info);
+  const char* name;  // general.architecture of a GGUF file, model_type of a folder's config.json
+  std::unique_ptr<HostModel> (*load_gguf)(const GgufFile&, const LoadRequest&);
+  std::unique_ptr<HostModel> (*load_folder)(const HfFolder&, const LoadRequest&);
 };
 
-/// A new family is one line here and one file beside llama.cpp.
-constexpr std::array<Family, 1> kFamilies = {{{"llama", load_llama}}};
+/// A new family is one line here and one file beside llama.cpp; nullptr where a kind of file does
+/// not exist.
+constexpr std::array<Family, 3> kFamilies = {{
+    {"llama", load_llama_gguf, load_llama_folder},
+    {"mistral", nullptr, load_mistral_folder},
+    {"qwen2", load_qwen2_gguf, load_qwen2_folder},
+}};
+
+/// The family of that name for which `has_loader` holds; ConfigError naming those that there are.
+template <class HasLoader>
+const Family& find_family(const std::string& where, const std::string& name,
+                          const HasLoader& has_loader) {
+  std::vector<std::string> known;
+  for (const Family& family : kFamilies) {
+    if (!has_loader(family)) continue;
+    if (family.name == name) return family;
+    known.emplace_back(family.name);
+  }
+  throw ConfigError(
+      fmt::format("{}: host family {} is not known", where, Json(name.substr(0, 80)).dump()),
+      fmt::format("one of: {}", fmt::join(known, ", ")));
+}
+
+std::unique_ptr<HostModel> load_gguf(const std::string& path, LoadRequest request) {
+  const GgufFile file(path);
+  const Family& family = find_family(path, file.string("general.architecture"),
+                                     [](const Family& f) { return f.load_gguf != nullptr; });
+  request.info.family = family.name;
+  request.info.fingerprint = sha256_file(path);
+  return family.load_gguf(file, request);
+}
+
+std::unique_ptr<HostModel> load_folder(const std::string& path, LoadRequest request) {
+  const HfFolder folder(path);
+  const Family& family = find_family(path, folder.config.model_type(),
+                                     [](const Family& f) { return f.load_folder != nullptr; });
+  request.info.family = family.name;
+  request.info.fingerprint = folder.fingerprint();
+  return family.load_folder(folder, request);
+}
 
 }  // namespace
 
 void HostModelConfig::declare(FieldVisitor& fields) {
+  fields.field("weights", weights,
+               {.help = "The transformer whose activations are read: a GGUF file, or a folder with "
+                        "config.json and *.safetensors as Hugging Face libraries save it.",
+                .is_required = true});
   fields.field(
-      "weights", weights,
-      {.help = "GGUF file of the transformer whose activations are read", .is_required = true});
-  fields.field("dtype", dtype, {.help = "number type of the forward pass", .choices = {"float32"}});
+      "dtype", dtype,
+      {.help = "Number type of weights and forward pass. bfloat16 halves the memory; whether "
+               "it is faster depends on the processor (docs/host-models.md).",
+       .choices = {"float32", "bfloat16"}});
 }
 
 std::vector<std::string> host_families() {
@@ -37,20 +81,11 @@ std::vector<std::string> host_families() {
 }
 
 std::unique_ptr<HostModel> load_host_model(const HostModelConfig& config) {
-  const GgufFile file(config.weights);
-  const std::string& architecture = file.string("general.architecture");
-  const auto family =
-      std::find_if(kFamilies.begin(), kFamilies.end(),
-                   [&](const Family& candidate) { return candidate.name == architecture; });
-  if (family == kFamilies.end()) {
-    throw ConfigError(
-        fmt::format("{}: host family '{}' is not known", config.weights, architecture),
-        fmt::format("one of: {}", fmt::join(host_families(), ", ")));
-  }
-  HostModelInfo info;
-  info.family = family->name;
-  info.fingerprint = sha256_file(config.weights);
-  return family->load(file, std::move(info));
+  LoadRequest request;
+  request.dtype = parse_dtype(config.dtype);
+  THRESHER_CHECK(request.dtype != Dtype::kFloat16, "a host model in float16");
+  return std::filesystem::is_directory(config.weights) ? load_folder(config.weights, request)
+                                                       : load_gguf(config.weights, request);
 }
 
 }  // namespace thresher::host_model

@@ -10,36 +10,54 @@ namespace {
 
 constexpr std::int64_t kLanes = 16;
 
-float sum_of_squares(const float* x, std::int64_t width) {
+template <class T>
+float sum_of_squares(const T* x, std::int64_t width) {
   float lanes[kLanes] = {};
   std::int64_t i = 0;
+  const auto add = [&](std::int64_t at, std::int64_t lane) {
+    const auto value = static_cast<float>(x[at]);
+    lanes[lane] += value * value;
+  };
   for (; i + kLanes <= width; i += kLanes) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += x[i + lane] * x[i + lane];
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
   }
-  for (std::int64_t lane = 0; i < width; ++i, ++lane) lanes[lane] += x[i] * x[i];
+  for (std::int64_t lane = 0; i < width; ++i, ++lane) add(i, lane);
   double sum = 0;
   for (const float lane : lanes) sum += static_cast<double>(lane);
   return static_cast<float>(sum);
 }
 
+template <class T>
+void normalise(const at::Tensor& x, const at::Tensor& weight, double epsilon, at::Tensor& out) {
+  const std::int64_t width = x.size(1);
+  const T* in = x.const_data_ptr<T>();
+  const T* gains = weight.defined() ? weight.const_data_ptr<T>() : nullptr;
+  T* values = out.mutable_data_ptr<T>();
+  at::parallel_for(0, x.size(0), 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T* from = in + row * width;
+      T* to = values + row * width;
+      const float mean = sum_of_squares(from, width) / static_cast<float>(width);
+      const float scale = 1.0F / std::sqrt(mean + static_cast<float>(epsilon));
+      for (std::int64_t i = 0; i < width; ++i) {
+        to[i] = static_cast<T>(static_cast<float>(from[i]) * scale);
+      }
+      if (gains == nullptr) continue;
+      for (std::int64_t i = 0; i < width; ++i) {
+        to[i] = static_cast<T>(static_cast<float>(to[i]) * static_cast<float>(gains[i]));
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, at::Tensor& out) {
-  const std::int64_t width = x.size(1);
-  const float* in = x.const_data_ptr<float>();
-  const float* gains = weight.defined() ? weight.const_data_ptr<float>() : nullptr;
-  float* values = out.mutable_data_ptr<float>();
-  at::parallel_for(0, x.size(0), 64, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const float* from = in + row * width;
-      float* to = values + row * width;
-      const float mean = sum_of_squares(from, width) / static_cast<float>(width);
-      const float scale = 1.0F / std::sqrt(mean + static_cast<float>(epsilon));
-      for (std::int64_t i = 0; i < width; ++i) to[i] = from[i] * scale;
-      if (gains == nullptr) continue;
-      for (std::int64_t i = 0; i < width; ++i) to[i] *= gains[i];
-    }
-  });
+  if (x.scalar_type() == at::kBFloat16) {
+    normalise<at::BFloat16>(x, weight, epsilon, out);
+  } else {
+    normalise<float>(x, weight, epsilon, out);
+  }
 }
 
 }  // namespace thresher::host_model

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "core/error.h"
@@ -34,12 +35,23 @@ bool is_shared(const at::Tensor& tensor) {
   return tensor.use_count() > 1 || tensor.storage().use_count() > 1;
 }
 
-at::Tensor& prepare(at::Tensor& buffer, std::int64_t rows, std::int64_t columns) {
+at::Tensor& prepare(at::Tensor& buffer, std::int64_t rows, std::int64_t columns,
+                    at::ScalarType dtype) {
   if (!buffer.defined() || buffer.size(0) != rows || buffer.size(1) != columns ||
       is_shared(buffer)) {
-    buffer = at::empty({rows, columns}, at::kFloat);
+    buffer = at::empty({rows, columns}, dtype);
   }
   return buffer;
+}
+
+/// out = x weightᵀ (+ bias).
+void project(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+             at::Tensor& out) {
+  if (bias.defined()) {
+    at::addmm_out(out, bias, x, weight.t());
+  } else {
+    at::mm_out(out, x, weight.t());
+  }
 }
 
 /// Place of a hook point in the order of computation.
@@ -83,7 +95,8 @@ class Transformer::Pass {
         shape_(model.shape_),
         batch_(batch),
         request_(request),
-        workspace_(workspace) {
+        workspace_(workspace),
+        dtype_(model.weights_.embedding.scalar_type()) {
     check_batch();
     check_request();
     last_stage_ = request.want_final ? stage_of({Site::kFinalNormalized, -1}, shape_.n_blocks) : -1;
@@ -96,8 +109,7 @@ class Transformer::Pass {
     if (last_stage_ < 0) return {};
     start();
     if (needs({Site::kAttnOut, request_.first_block})) {
-      rotary_ = make_rotary_table(batch_.positions, shape_.d_head, shape_.rope_base);
-      mask_ = make_attention_mask(batch_.documents);
+      rotary_ = make_rotary_table(batch_.positions, model_.rotary_frequencies_, model_.info_.dtype);
     }
     for (std::int64_t block = request_.first_block; block < shape_.n_blocks; ++block) {
       if (!needs({Site::kResidPre, block})) return {};
@@ -108,7 +120,7 @@ class Transformer::Pass {
     at::Tensor normalized = at::empty_like(residual_);
     rms_norm(residual_, {}, shape_.norm_epsilon, normalized);
     normalized = visit(last, normalized);
-    return request_.want_final ? normalized : at::Tensor();
+    return request_.want_final ? normalized.to(at::kFloat) : at::Tensor();
   }
 
  private:
@@ -157,7 +169,7 @@ class Transformer::Pass {
 
   void start() {
     if (request_.resid_pre.defined()) {
-      residual_ = request_.resid_pre.to(at::kFloat).contiguous();
+      residual_ = request_.resid_pre.to(dtype_).contiguous();
       may_overwrite_residual_ = false;
       return;
     }
@@ -169,11 +181,11 @@ class Transformer::Pass {
   at::Tensor visit(const HookPoint& point, const at::Tensor& activation) {
     const auto hook = request_.hooks.find(point);
     if (hook == request_.hooks.end() || !hook->second) return activation;
-    const at::Tensor replacement = hook->second(activation);
+    const at::Tensor replacement = hook->second(activation.to(at::kFloat));
     if (!replacement.defined()) return activation;
     THRESHER_CHECK(replacement.sizes() == activation.sizes(),
                    fmt::format("the replacement at {} has another shape", point.name()));
-    return replacement.to(at::kFloat).contiguous();
+    return replacement.to(dtype_).contiguous();
   }
 
   void visit_residual(const HookPoint& point) {
@@ -195,7 +207,7 @@ class Transformer::Pass {
   void run_block(std::int64_t block) {
     visit_residual({Site::kResidPre, block});
     if (!needs({Site::kAttnOut, block})) return;
-    add_to_residual(visit({Site::kAttnOut, block}, attention(model_.weights_.blocks[block])));
+    add_to_residual(visit({Site::kAttnOut, block}, attention(block)));
     if (!needs({Site::kResidMid, block})) return;
     visit_residual({Site::kResidMid, block});
     if (!needs({Site::kMlpOut, block})) return;
@@ -204,30 +216,43 @@ class Transformer::Pass {
     visit_residual({Site::kResidPost, block});
   }
 
-  at::Tensor attention(const BlockWeights& weights) {
-    const std::int64_t tokens = residual_.size(0);
-    at::Tensor& normed = prepare(workspace_.normed, tokens, shape_.d_model);
+  at::Tensor& buffer(at::Tensor Workspace::*place, std::int64_t columns) {
+    return prepare(workspace_.*place, residual_.size(0), columns, dtype_);
+  }
+
+  /// Windows that reach over the whole context are no windows.
+  const at::Tensor& mask(std::int64_t block) {
+    std::int64_t window = shape_.attention_window(block);
+    if (window >= batch_.documents.size(1)) window = 0;
+    at::Tensor& made = masks_[window];
+    if (!made.defined()) made = make_attention_mask(batch_.documents, window).to(dtype_);
+    return made;
+  }
+
+  at::Tensor attention(std::int64_t block) {
+    const BlockWeights& weights = model_.weights_.blocks[block];
+    at::Tensor& normed = buffer(&Workspace::normed, shape_.d_model);
     rms_norm(residual_, weights.attn_norm, shape_.norm_epsilon, normed);
-    at::Tensor& qkv = prepare(workspace_.qkv, tokens, weights.qkv.size(0));
-    at::mm_out(qkv, normed, weights.qkv.t());
+    at::Tensor& qkv = buffer(&Workspace::qkv, weights.qkv.size(0));
+    project(normed, weights.qkv, weights.qkv_bias, qkv);
     apply_rotary(rotary_, shape_.n_heads + shape_.n_kv_heads, shape_.d_head, qkv);
-    const at::Tensor mixed = attend(qkv, mask_, shape_.n_heads, shape_.n_kv_heads, shape_.d_head);
-    at::Tensor& out = prepare(workspace_.attn_out, tokens, shape_.d_model);
-    at::mm_out(out, mixed, weights.attn_out.t());
+    const at::Tensor mixed =
+        attend(qkv, mask(block), shape_.n_heads, shape_.n_kv_heads, shape_.d_head);
+    at::Tensor& out = buffer(&Workspace::attn_out, shape_.d_model);
+    project(mixed, weights.attn_out, weights.attn_out_bias, out);
     return out;
   }
 
   at::Tensor mlp(const BlockWeights& weights) {
-    const std::int64_t tokens = residual_.size(0);
-    at::Tensor& normed = prepare(workspace_.normed, tokens, shape_.d_model);
+    at::Tensor& normed = buffer(&Workspace::normed, shape_.d_model);
     rms_norm(residual_, weights.mlp_norm, shape_.norm_epsilon, normed);
-    at::Tensor& gate_up = prepare(workspace_.gate_up, tokens, 2 * shape_.d_mlp);
-    at::mm_out(gate_up, normed, weights.gate_up.t());
-    at::Tensor& hidden = prepare(workspace_.hidden, tokens, shape_.d_mlp);
+    at::Tensor& gate_up = buffer(&Workspace::gate_up, 2 * shape_.d_mlp);
+    project(normed, weights.gate_up, weights.gate_up_bias, gate_up);
+    at::Tensor& hidden = buffer(&Workspace::hidden, shape_.d_mlp);
     at::silu_out(hidden, gate_up.narrow(1, 0, shape_.d_mlp));
     hidden.mul_(gate_up.narrow(1, shape_.d_mlp, shape_.d_mlp));
-    at::Tensor& out = prepare(workspace_.mlp_out, tokens, shape_.d_model);
-    at::mm_out(out, hidden, weights.mlp_out.t());
+    at::Tensor& out = buffer(&Workspace::mlp_out, shape_.d_model);
+    project(hidden, weights.mlp_out, weights.mlp_out_bias, out);
     return out;
   }
 
@@ -236,11 +261,12 @@ class Transformer::Pass {
   const TokenBatch& batch_;
   const ForwardRequest& request_;
   Workspace& workspace_;
+  const at::ScalarType dtype_;
   std::int64_t last_stage_ = -1;
   at::Tensor residual_;  // [tokens, d_model]
   bool may_overwrite_residual_ = true;
   RotaryTable rotary_;
-  at::Tensor mask_;
+  std::map<std::int64_t, at::Tensor> masks_;  // by window
 };
 
 std::int64_t HostModelInfo::width(const HookPoint& hook_point) const {
@@ -248,9 +274,38 @@ std::int64_t HostModelInfo::width(const HookPoint& hook_point) const {
   return d_model;
 }
 
+namespace {
+
+std::int64_t count_parameters(const TransformerWeights& weights) {
+  std::int64_t count = weights.embedding.numel() + weights.final_norm.numel();
+  if (!weights.unembedding.is_same(weights.embedding)) count += weights.unembedding.numel();
+  for (const BlockWeights& block : weights.blocks) {
+    for (const at::Tensor& tensor :
+         {block.attn_norm, block.qkv, block.qkv_bias, block.attn_out, block.attn_out_bias,
+          block.mlp_norm, block.gate_up, block.gate_up_bias, block.mlp_out, block.mlp_out_bias}) {
+      if (tensor.defined()) count += tensor.numel();
+    }
+  }
+  return count;
+}
+
+}  // namespace
+
 Transformer::Transformer(HostModelInfo info, const TransformerShape& shape,
                          TransformerWeights weights)
-    : info_(std::move(info)), shape_(shape), weights_(std::move(weights)) {}
+    : info_(std::move(info)),
+      shape_(shape),
+      weights_(std::move(weights)),
+      rotary_frequencies_(rotary_frequencies(shape.d_head, shape.rope_base, shape.rope_scaling)) {
+  info_.n_blocks = shape_.n_blocks;
+  info_.d_model = shape_.d_model;
+  info_.n_vocabulary = shape_.n_vocabulary;
+  info_.max_context_tokens = shape_.max_context_tokens;
+  const bool is_bfloat16 = weights_.embedding.scalar_type() == at::kBFloat16;
+  info_.dtype = is_bfloat16 ? Dtype::kBfloat16 : Dtype::kFloat32;
+  info_.parameter_bytes =
+      count_parameters(weights_) * static_cast<std::int64_t>(dtype_bytes(info_.dtype));
+}
 
 Transformer::~Transformer() = default;
 
@@ -264,12 +319,13 @@ at::Tensor Transformer::forward(const TokenBatch& batch, const ForwardRequest& r
 
 at::Tensor Transformer::unembed(const at::Tensor& final_normalized) {
   const at::NoGradGuard no_grad;
-  return at::mm(final_normalized * weights_.final_norm, weights_.unembedding.t());
+  const at::Tensor rows = final_normalized.to(weights_.final_norm.scalar_type());
+  return at::mm(rows * weights_.final_norm, weights_.unembedding.t()).to(at::kFloat);
 }
 
 at::Tensor Transformer::unembedding() const {
   const at::NoGradGuard no_grad;
-  return weights_.unembedding * weights_.final_norm;
+  return weights_.unembedding.to(at::kFloat) * weights_.final_norm.to(at::kFloat);
 }
 
 std::unique_ptr<Workspace> Transformer::take_workspace() {

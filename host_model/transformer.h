@@ -8,34 +8,26 @@
 #include <vector>
 
 #include "host_model/host_model.h"
+#include "host_model/transformer_shape.h"
 
 namespace thresher::host_model {
 
-/// A decoder-only transformer of the pre-norm kind: RMSNorm, rotary positions (half-split),
-/// grouped-query attention, gated MLP with SiLU, no biases.
-struct TransformerShape {
-  std::int64_t n_blocks = 0;
-  std::int64_t d_model = 0;
-  std::int64_t n_heads = 0;
-  std::int64_t n_kv_heads = 0;
-  std::int64_t d_head = 0;
-  std::int64_t d_mlp = 0;
-  std::int64_t n_vocabulary = 0;
-  std::int64_t max_context_tokens = 0;
-  double norm_epsilon = 0;
-  double rope_base = 0;
-};
-
-/// Weights of one block, float32, [outputs, inputs].
+/// Weights of one block, [outputs, inputs], float32 or bfloat16. Biases are undefined where the
+/// shape has none.
 struct BlockWeights {
-  at::Tensor attn_norm;  // [d_model]
-  at::Tensor qkv;        // [(n_heads + 2 n_kv_heads) d_head, d_model]: queries, keys, values
-  at::Tensor attn_out;   // [d_model, n_heads d_head]
-  at::Tensor mlp_norm;   // [d_model]
-  at::Tensor gate_up;    // [2 d_mlp, d_model]: gate, up
-  at::Tensor mlp_out;    // [d_model, d_mlp]
+  at::Tensor attn_norm;      // [d_model]
+  at::Tensor qkv;            // [(n_heads + 2 n_kv_heads) d_head, d_model]: queries, keys, values
+  at::Tensor qkv_bias;       // [(n_heads + 2 n_kv_heads) d_head]
+  at::Tensor attn_out;       // [d_model, n_heads d_head]
+  at::Tensor attn_out_bias;  // [d_model]
+  at::Tensor mlp_norm;       // [d_model]
+  at::Tensor gate_up;        // [2 d_mlp, d_model]: gate, up
+  at::Tensor gate_up_bias;   // [2 d_mlp]
+  at::Tensor mlp_out;        // [d_model, d_mlp]
+  at::Tensor mlp_out_bias;   // [d_model]
 };
 
+/// All of one type: that of the forward pass.
 struct TransformerWeights {
   at::Tensor embedding;  // [n_vocabulary, d_model]
   std::vector<BlockWeights> blocks;
@@ -46,11 +38,14 @@ struct TransformerWeights {
 
 struct Workspace;
 
-/// The forward pass in float32 on the CPU. A token's bits depend on its context and, through the
-/// blocking of the matrix products, possibly on the number of tokens in the batch; never on the
-/// hooks asked for.
+/// The forward pass on the CPU, in the type of the weights. In bfloat16 every operation rounds
+/// where `transformers` in bfloat16 rounds; what hooks, callers and unembed see is float32 all the
+/// same, and replacements are rounded on the way back. A token's bits depend on its context and,
+/// through the blocking of the matrix products, possibly on the number of tokens in the batch;
+/// never on the hooks asked for.
 class Transformer : public HostModel {
  public:
+  /// `info` needs family and fingerprint; everything else comes from shape and weights.
   Transformer(HostModelInfo info, const TransformerShape& shape, TransformerWeights weights);
   ~Transformer() override;
 
@@ -68,6 +63,7 @@ class Transformer : public HostModel {
   HostModelInfo info_;
   TransformerShape shape_;
   TransformerWeights weights_;
+  at::Tensor rotary_frequencies_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Workspace>> idle_workspaces_;
 };

@@ -15,7 +15,8 @@ struct HarvestEstimate {
   std::int64_t units = 0, units_left = 0, tokens = 0;
   std::uint64_t disk_bytes = 0;
   std::uint64_t memory_bytes_per_rank = 0;
-  double seconds = 0;  // rough, from parameter count and a measured product
+  double seconds = 0;  // rough, from parameter count and a measured product in the model's type
+  double seconds_in_float32 = 0;  // the same with a product in float32
 };
 
 struct HarvestResult {

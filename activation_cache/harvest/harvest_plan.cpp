@@ -40,9 +40,11 @@ void check_lengths(const CacheConfig& config, const corpus::PackedContexts& cont
 
 /// Seconds of work for one multiply-add on this machine, by a product of the shape that a forward
 /// pass spends its time in.
-double seconds_per_multiply_add() {
+double seconds_per_multiply_add(Dtype dtype) {
   constexpr std::int64_t kSize = 512;
-  const at::Tensor a = at::ones({kSize, kSize}), b = at::ones({kSize, kSize});
+  const at::ScalarType type = dtype == Dtype::kBfloat16 ? at::kBFloat16 : at::kFloat;
+  const at::Tensor a = at::ones({kSize, kSize}, type);
+  const at::Tensor b = at::ones({kSize, kSize}, type).t();
   at::Tensor out = at::mm(a, b);
   double best = 1e9;
   for (int i = 0; i < 3; ++i) {
@@ -62,7 +64,8 @@ double multiply_adds_per_token(const host_model::HostModelInfo& info,
     const bool is_last = hook.site == host_model::HookPoint::Site::kFinalNormalized;
     n_blocks = std::max(n_blocks, is_last ? info.n_blocks : hook.block + 1);
   }
-  const double parameters = static_cast<double>(info.parameter_bytes) / sizeof(float);
+  const double parameters =
+      static_cast<double>(info.parameter_bytes) / static_cast<double>(dtype_bytes(info.dtype));
   const double embedding =
       static_cast<double>(info.n_vocabulary) * static_cast<double>(info.d_model);
   return std::max(0.0, parameters - embedding) * static_cast<double>(n_blocks) /
@@ -85,6 +88,7 @@ CacheIdentity plan_cache(const CacheConfig& config, const corpus::PackedContexts
   CacheIdentity identity;
   identity.host_family = model.info().family;
   identity.host_fingerprint = model.info().fingerprint;
+  identity.host_dtype = model.info().dtype;
   std::set<std::string> names;
   for (const std::string& name : config.hook_points) {
     const host_model::HookPoint hook = host_model::HookPoint::parse(name);
@@ -144,18 +148,23 @@ HarvestEstimate estimate_harvest(const CacheConfig& config, const corpus::Packed
     estimate.disk_bytes += shard_bytes_at_most(identity, unit);
   }
   // Buffers of a forward pass: the residual stream, attention and an MLP some times as wide, in
-  // float32.
-  constexpr std::int64_t kForwardFloatsPerWidth = 24;
-  const std::int64_t forward_floats = identity.forward_contexts * identity.context_tokens *
-                                      model.info().d_model * kForwardFloatsPerWidth;
+  // the model's type.
+  constexpr std::int64_t kForwardValuesPerWidth = 24;
+  const std::int64_t forward_values = identity.forward_contexts * identity.context_tokens *
+                                      model.info().d_model * kForwardValuesPerWidth;
+  const Dtype dtype = model.info().dtype;
   estimate.memory_bytes_per_rank = static_cast<std::uint64_t>(model.info().parameter_bytes) +
                                    UnitBuffer::memory_bytes(identity) +
-                                   static_cast<std::uint64_t>(forward_floats) * sizeof(float);
+                                   static_cast<std::uint64_t>(forward_values) * dtype_bytes(dtype);
   // Attention, norms and activations take about as long again as half the products.
   constexpr double kBesideProducts = 1.5;
-  estimate.seconds = static_cast<double>(estimate.tokens) * seconds_per_multiply_add() *
-                     multiply_adds_per_token(model.info(), parse_hook_points(identity)) *
-                     kBesideProducts / std::max(1, world_size);
+  const double multiply_adds = static_cast<double>(estimate.tokens) *
+                               multiply_adds_per_token(model.info(), parse_hook_points(identity)) *
+                               kBesideProducts / std::max(1, world_size);
+  estimate.seconds = multiply_adds * seconds_per_multiply_add(dtype);
+  estimate.seconds_in_float32 = dtype == Dtype::kFloat32
+                                    ? estimate.seconds
+                                    : multiply_adds * seconds_per_multiply_add(Dtype::kFloat32);
   return estimate;
 }
 

@@ -1,7 +1,7 @@
 thresher_add_test(core_test
   SOURCES dtype_test.cpp files_test.cpp hash_test.cpp json_test.cpp random_test.cpp small_parts_test.cpp
   DEPENDS core)
-thresher_add_test(core_safetensors_test SOURCES safetensors_test.cpp allocation_meter.cpp DEPENDS core)
+thresher_add_test(core_safetensors_test SOURCES safetensors_test.cpp safetensors_shards_test.cpp allocation_meter.cpp DEPENDS core)
 
 add_executable(safetensors_tool safetensors_tool.cpp)
 thresher_compile_settings(safetensors_tool)

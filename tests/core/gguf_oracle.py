@@ -42,11 +42,22 @@ def finite_halves(random, count):
     return np.where((bits & 0x7C00) == 0x7C00, bits & 0x83FF, bits).astype(np.uint16)
 
 
-def raw_blocks(random, header_halves, payload_bytes, rows, blocks_per_row):
+# Bytes of a block, and where its float16 numbers stand. The package quantises no K-quant, so those blocks are
+# random bytes with finite scales: every bit pattern of every field.
+RAW_BLOCKS = {
+    Type.Q4_0: (18, [0]), Type.Q4_1: (20, [0, 2]), Type.Q5_0: (22, [0]), Type.Q5_1: (24, [0, 2]), Type.Q8_0: (34, [0]),
+    Type.Q2_K: (84, [80, 82]), Type.Q3_K: (110, [108]), Type.Q4_K: (144, [0, 2]), Type.Q5_K: (176, [0, 2]),
+    Type.Q6_K: (210, [208]),
+}
+
+
+def raw_blocks(random, kind, rows, blocks_per_row):
+    size, halves = RAW_BLOCKS[kind]
     count = rows * blocks_per_row
-    header = finite_halves(random, count * header_halves).reshape(count, header_halves).view(np.uint8)
-    payload = random.integers(0, 256, (count, payload_bytes), dtype=np.uint8)
-    return np.concatenate([header, payload], axis=1).reshape(rows, -1)
+    blocks = random.integers(0, 256, (count, size), dtype=np.uint8)
+    for place in halves:
+        blocks[:, place : place + 2] = finite_halves(random, count).reshape(count, 1).view(np.uint8)
+    return blocks.reshape(rows, -1)
 
 
 def write_synthetic(path):
@@ -54,7 +65,7 @@ def write_synthetic(path):
     writer = gguf.GGUFWriter(path, "llama")
     normal = (random.standard_normal((48, 96)) * np.exp(random.uniform(-12, 6, (48, 1)))).astype(np.float32)
     writer.add_tensor("f32", normal)
-    for kind in (Type.F16, Type.BF16, Type.Q4_1, Type.Q8_0):
+    for kind in (Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0):
         packed = gguf.quants.quantize(normal, kind)
         if kind == Type.F16:
             writer.add_tensor("f16", packed)
@@ -63,8 +74,8 @@ def write_synthetic(path):
     every_half = np.arange(1 << 16, dtype=np.uint16)
     writer.add_tensor("every_f16", every_half.view(np.float16))
     writer.add_tensor("every_bf16", every_half.view(np.uint8), raw_dtype=Type.BF16)
-    writer.add_tensor("raw_q4_1", raw_blocks(random, 2, 16, 64, 70), raw_dtype=Type.Q4_1)
-    writer.add_tensor("raw_q8_0", raw_blocks(random, 1, 32, 64, 1100), raw_dtype=Type.Q8_0)
+    for kind in RAW_BLOCKS:
+        writer.add_tensor(f"raw_{kind.name.lower()}", raw_blocks(random, kind, 64, 70), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

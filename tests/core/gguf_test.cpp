@@ -57,6 +57,47 @@ TEST(GgufDequantise, TurnsQ8_0IntoSignedByteTimesScale) {
   EXPECT_EQ(values[31], 240.0F);
 }
 
+TEST(GgufDequantise, TurnsQ4_0IntoScaleTimesNibbleLessEight) {
+  std::string block = raw<std::uint16_t>(0x3800);  // scale 0.5
+  for (int i = 0; i < 16; ++i) block += static_cast<char>(i | (15 - i) << 4);
+  const auto values = dequantise(GgufType::kQ4_0, block, 32);
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(values[i], 0.5F * static_cast<float>(i - 8));
+    EXPECT_EQ(values[i + 16], 0.5F * static_cast<float>(7 - i));
+  }
+}
+
+TEST(GgufDequantise, TakesTheFifthBitsOfQ5FromAWord) {
+  // Bits 1 and 31 are set: values 1 and 31 gain 16.
+  const std::string bits = raw<std::uint32_t>(0x80000002U);
+  const std::string zeros(16, '\0');
+  const auto centred = dequantise(GgufType::kQ5_0, raw<std::uint16_t>(0x3C00) + bits + zeros, 32);
+  EXPECT_EQ(centred[0], -16.0F);
+  EXPECT_EQ(centred[1], 0.0F);
+  EXPECT_EQ(centred[30], -16.0F);
+  EXPECT_EQ(centred[31], 0.0F);
+  const std::string header = raw<std::uint16_t>(0x3C00) + raw<std::uint16_t>(0xBC00);
+  const auto offset = dequantise(GgufType::kQ5_1, header + bits + zeros, 32);
+  EXPECT_EQ(offset[0], -1.0F);
+  EXPECT_EQ(offset[1], 15.0F);
+  EXPECT_EQ(offset[31], 15.0F);
+}
+
+TEST(GgufDequantise, UnpacksTheSixBitScalesOfQ4_K) {
+  // Scale 1, offset 1; every quant is 1. Group 0: scale 5, offset 9; group 4: scale 0x2C, offset
+  // 0x13.
+  std::string packed(12, '\0');
+  packed[0] = static_cast<char>(5 | 0x20 << 2);  // group 4's high bits of the scale on top
+  packed[4] = static_cast<char>(9 | 0x10 << 2);
+  packed[8] = static_cast<char>(0xC | 0x3 << 4);
+  const std::string block =
+      raw<std::uint16_t>(0x3C00) + raw<std::uint16_t>(0x3C00) + packed + std::string(128, '\x11');
+  const auto values = dequantise(GgufType::kQ4_K, block, 256);
+  EXPECT_EQ(values[0], 5.0F - 9.0F);
+  EXPECT_EQ(values[32], 0.0F);
+  EXPECT_EQ(values[128], static_cast<float>(0x2C - 0x13));
+}
+
 TEST(GgufDequantise, ReadsHalvesOfEveryKind) {
   const std::array<std::uint16_t, 7> halves = {0x0000, 0x8000, 0x0001, 0x83FF,
                                                0x7BFF, 0xFC00, 0x3555};
@@ -212,10 +253,10 @@ TEST(GgufFile, NamesWhatIsMissing) {
 
 TEST(GgufFile, NamesBlockTypesThatItCannotTurnIntoFloats) {
   GgufBuilder builder;
-  builder.tensor({.name = "w", .dimensions = {256}, .type = 12, .data = std::string(144, '\0')});
+  builder.tensor({.name = "w", .dimensions = {256}, .type = 23, .data = std::string(136, '\0')});
   const TemporaryFile file(builder.bytes());
   EXPECT_EQ(message_of(file, [](const auto& f) { f.read_float32(f.at("w")); }),
-            "tensor 'w' is stored as Q4_K");
+            "tensor 'w' is stored as IQ4_XS");
 }
 
 }  // namespace

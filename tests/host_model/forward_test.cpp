@@ -13,6 +13,7 @@ namespace thresher::host_model {
 namespace {
 
 using testing::batch_of;
+using testing::GgufBuilder;
 using testing::load;
 using testing::some_ids;
 using testing::tiny_llama;
@@ -320,6 +321,75 @@ TEST(Forward, GivesTheSameBitsForOneThreadAndTwo) {
   const at::Tensor two = run(*model, batch);
   at::set_num_threads(threads);
   EXPECT_TRUE(at::equal(one, two));
+}
+
+TEST(ForwardInBfloat16, ShowsFloat32ThatBfloat16Holds) {
+  const auto model = load(tiny_llama(), "bfloat16");
+  const TokenBatch batch = batch_of(some_ids(2, 7));
+  const auto seen = record(*model, batch);
+  EXPECT_EQ(seen.size(), 17U);
+  for (const auto& [name, value] : seen) {
+    EXPECT_EQ(value.scalar_type(), at::kFloat) << name;
+    EXPECT_TRUE(at::equal(value, value.to(at::kBFloat16).to(at::kFloat))) << name;
+  }
+  const at::Tensor rows = run(*model, batch);
+  EXPECT_TRUE(at::equal(rows, seen.at("ln_final.hook_normalized")));
+  EXPECT_EQ(model->unembed(rows).scalar_type(), at::kFloat);
+  EXPECT_EQ(model->unembedding().scalar_type(), at::kFloat);
+  EXPECT_EQ(model->info().dtype, Dtype::kBfloat16);
+  EXPECT_EQ(2 * model->info().parameter_bytes, load(tiny_llama())->info().parameter_bytes);
+}
+
+TEST(ForwardInBfloat16, StaysNearFloat32) {
+  const TokenBatch batch = batch_of(some_ids(4, 12));
+  const at::Tensor exact = run(*load(tiny_llama()), batch);
+  const at::Tensor brief = run(*load(tiny_llama(), "bfloat16"), batch);
+  const at::Tensor error = (brief - exact).norm(2, 1) / exact.norm(2, 1);
+  EXPECT_LT(error.max().item<double>(), 0.05);
+  EXPECT_GT(error.max().item<double>(), 1e-4) << "nothing was rounded";
+}
+
+TEST(ForwardInBfloat16, HonoursReplacementsAndRestartsWithTheSameBits) {
+  const auto model = load(tiny_llama(), "bfloat16");
+  const TokenBatch batch = batch_of(some_ids(2, 9));
+  const auto seen = record(*model, batch);
+  ForwardRequest request;
+  request.first_block = 1;
+  request.resid_pre = seen.at("blocks.1.hook_resid_pre").clone();
+  request.want_final = true;
+  EXPECT_TRUE(at::equal(model->forward(batch, request), seen.at("ln_final.hook_normalized")));
+  const at::Tensor other = at::linspace(-1, 1, 18 * 32).view({18, 32});
+  const auto replaced = record(*model, batch, {{"blocks.1.hook_resid_pre", replace_with(other)}});
+  const at::Tensor sum =
+      other.to(at::kBFloat16) + replaced.at("blocks.1.hook_attn_out").to(at::kBFloat16);
+  EXPECT_TRUE(at::equal(replaced.at("blocks.1.hook_resid_mid"), sum.to(at::kFloat)));
+}
+
+TEST(ForwardInBfloat16, GivesTheSameBitsForOneThreadAndTwo) {
+  const auto model = load(tiny_llama(), "bfloat16");
+  const TokenBatch batch = batch_of(some_ids(40, 16));
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const at::Tensor one = run(*model, batch);
+  at::set_num_threads(2);
+  const at::Tensor two = run(*model, batch);
+  at::set_num_threads(threads);
+  EXPECT_TRUE(at::equal(one, two));
+}
+
+TEST(Forward, SeesNothingBeforeTheWindow) {
+  GgufBuilder file = tiny_llama({.n_blocks = 1});
+  file.uint32("llama.attention.sliding_window", 3);
+  const auto model = load(file);
+  const at::Tensor ids = some_ids(1, 10);
+  at::Tensor changed = ids.clone();
+  changed[0][4] = 0;
+  const at::Tensor before = run(*model, batch_of(ids));
+  const at::Tensor after = run(*model, batch_of(changed));
+  for (int token = 0; token < 10; ++token) {
+    const bool sees_it = token >= 4 && token <= 6;
+    EXPECT_EQ(at::equal(before[token], after[token]), !sees_it) << token;
+  }
 }
 
 TEST(Unembed, MultipliesWithTheMatrixThatItShows) {

@@ -2,11 +2,11 @@
 // float32 file for each hook point, `logits` as float32 and `losses` (of token i + 1 at token i,
 // flat) as float64.
 //
-//     host_dump MODEL.gguf BATCH.i64 CONTEXTS CONTEXT_TOKENS OUT_FOLDER HOOK_POINT...
-//     host_dump --time THREADS REPEATS MODEL.gguf BATCH.i64 CONTEXTS CONTEXT_TOKENS
+//     host_dump [--dtype bfloat16] MODEL BATCH.i64 CONTEXTS CONTEXT_TOKENS OUT_FOLDER HOOK_POINT...
+//     host_dump [--dtype bfloat16] --time THREADS REPEATS MODEL BATCH.i64 CONTEXTS CONTEXT_TOKENS
 //     HOOK_POINT|losses
 //
-// BATCH.i64 holds token_ids, positions and documents, each [CONTEXTS, CONTEXT_TOKENS] int64. --time
+// MODEL is what host_model.weights takes. BATCH.i64 holds token_ids, positions and documents, each [CONTEXTS, CONTEXT_TOKENS] int64. --time
 // prints the wall and the CPU seconds of each repeat, after one that is not counted.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -49,8 +49,8 @@ at::Tensor losses_of(HostModel& model, const at::Tensor& rows, const TokenBatch&
                            ids.narrow(0, 1, ids.size(0) - 1));
 }
 
-int dump(const std::vector<std::string>& args) {
-  const auto model = load_host_model({.weights = args[0]});
+int dump(const std::string& dtype, const std::vector<std::string>& args) {
+  const auto model = load_host_model({.weights = args[0], .dtype = dtype});
   const TokenBatch batch = read_batch(args[1], std::stoll(args[2]), std::stoll(args[3]));
   const std::filesystem::path folder = args[4];
   ForwardRequest request;
@@ -67,9 +67,9 @@ int dump(const std::vector<std::string>& args) {
   return 0;
 }
 
-int time_passes(const std::vector<std::string>& args) {
+int time_passes(const std::string& dtype, const std::vector<std::string>& args) {
   at::set_num_threads(std::stoi(args[0]));
-  const auto model = load_host_model({.weights = args[2]});
+  const auto model = load_host_model({.weights = args[2], .dtype = dtype});
   const TokenBatch batch = read_batch(args[3], std::stoll(args[4]), std::stoll(args[5]));
   ForwardRequest request;
   request.want_final = args[6] == "losses";
@@ -91,12 +91,20 @@ int time_passes(const std::vector<std::string>& args) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::vector<std::string> args(argv + 1, argv + argc);
+  std::vector<std::string> args(argv + 1, argv + argc);
+  std::string dtype = "float32";
+  if (args.size() > 2 && args[0] == "--dtype") {
+    dtype = args[1];
+    args.erase(args.begin(), args.begin() + 2);
+  }
   try {
-    if (args.size() == 8 && args[0] == "--time") return time_passes({args.begin() + 1, args.end()});
-    if (args.size() >= 5) return dump(args);
+    if (args.size() == 8 && args[0] == "--time") {
+      return time_passes(dtype, {args.begin() + 1, args.end()});
+    }
+    if (args.size() >= 5) return dump(dtype, args);
     std::fputs(
-        "usage: host_dump MODEL.gguf BATCH.i64 CONTEXTS CONTEXT_TOKENS OUT_FOLDER HOOK_POINT...\n",
+        "usage: host_dump [--dtype D] MODEL BATCH.i64 CONTEXTS CONTEXT_TOKENS OUT_FOLDER "
+        "HOOK_POINT...\n",
         stderr);
     return 64;
   } catch (const thresher::Error& error) {

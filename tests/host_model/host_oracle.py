@@ -50,22 +50,25 @@ def make_batch(ids, contexts, tokens):
     return np.stack([ids.reshape(contexts, tokens), positions, documents])
 
 
-def run_ours(path, batch, names, folder):
+def run_ours(path, batch, names, folder, dtype="float32"):
     batch.tofile(folder / "batch")
     _, contexts, tokens = batch.shape
-    subprocess.run([DUMP, path, folder / "batch", str(contexts), str(tokens), folder, *names], check=True)
+    subprocess.run([DUMP, "--dtype", dtype, path, folder / "batch", str(contexts), str(tokens), folder, *names],
+                   check=True)
     ours = {name: torch.from_numpy(np.fromfile(folder / name, dtype=np.float32)) for name in [*names, "logits"]}
     ours["losses"] = torch.from_numpy(np.fromfile(folder / "losses", dtype=np.float64))
     return ours
 
 
-def run_theirs(path, batch):
+def run_theirs(path, batch, dtype=torch.float32):
     model = load_twin(path)
+    for parameter in model.parameters():  # tables of rotary positions stay float32, as from_pretrained leaves them
+        parameter.data = parameter.data.to(dtype)
     ids, positions, documents = (torch.from_numpy(part) for part in batch)
     records = {}
     record_hook_points(model, records)
     with torch.no_grad():
-        logits = model(input_ids=ids, position_ids=positions, attention_mask=document_mask(documents)).logits
+        logits = model(input_ids=ids, position_ids=positions, attention_mask=document_mask(documents).to(dtype)).logits
     records["logits"] = logits
     flat = logits.reshape(-1, logits.shape[-1])[:-1]
     log_probabilities = torch.log_softmax(flat.double(), dim=-1)

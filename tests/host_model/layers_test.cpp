@@ -31,10 +31,22 @@ TEST(RmsNorm, AgreesWithDoubleAtWidthsAroundTheLanes) {
   }
 }
 
+TEST(RmsNorm, RoundsBeforeAndAfterTheWeightsInBfloat16) {
+  const at::Tensor x = at::linspace(-2, 5, 3 * 40).view({3, 40}).sin().to(at::kBFloat16);
+  const at::Tensor weight = at::linspace(0.5, 1.5, 40).to(at::kBFloat16);
+  at::Tensor out = at::empty_like(x);
+  rms_norm(x, weight, 1e-6, out);
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor normed = wide * at::rsqrt(wide.square().mean(1, true) + 1e-6);
+  EXPECT_TRUE(at::allclose(out, normed.to(at::kBFloat16) * weight, 1e-2, 1e-6));
+  EXPECT_GT(out.eq(normed.to(at::kBFloat16) * weight).sum().item<int>(), 115);
+}
+
 TEST(Rotary, TurnsEachPairByPositionTimesItsFrequency) {
   // Heads of width 4: pair 0 is values 0 and 2 at frequency 1, pair 1 is values 1 and 3 at
   // frequency 1/100.
-  const RotaryTable table = make_rotary_table(at::tensor({2}, at::kLong), 4, 10'000);
+  const RotaryTable table = make_rotary_table(at::tensor({2}, at::kLong),
+                                              rotary_frequencies(4, 10'000, {}), Dtype::kFloat32);
   at::Tensor qkv = at::tensor({1.0F, 0.0F, 0.0F, 1.0F, 5.0F, 6.0F, 7.0F, 8.0F}).view({1, 8});
   apply_rotary(table, 1, 4, qkv);
   EXPECT_NEAR(qkv[0][0].item<double>(), std::cos(2.0), 1e-6);
@@ -43,6 +55,59 @@ TEST(Rotary, TurnsEachPairByPositionTimesItsFrequency) {
   EXPECT_NEAR(qkv[0][3].item<double>(), std::cos(0.02), 1e-6);
   EXPECT_TRUE(at::equal(qkv[0].narrow(0, 4, 4), at::tensor({5.0F, 6.0F, 7.0F, 8.0F})))
       << "values are not turned";
+}
+
+TEST(Rotary, ScalesFrequenciesAsAsked) {
+  const at::Tensor plain = rotary_frequencies(8, 10'000, {});
+  EXPECT_TRUE(at::allclose(plain, at::tensor({1.0F, 0.1F, 0.01F, 0.001F})));
+  RopeScaling linear;
+  linear.type = RopeScaling::Type::kLinear;
+  linear.factor = 4;
+  EXPECT_TRUE(at::allclose(rotary_frequencies(8, 10'000, linear), plain / 4));
+  RopeScaling divided;
+  divided.type = RopeScaling::Type::kDivisors;
+  divided.divisors = {1, 2, 4, 8};
+  EXPECT_TRUE(at::allclose(rotary_frequencies(8, 10'000, divided),
+                           at::tensor({1.0F, 0.05F, 0.0025F, 0.000125F})));
+}
+
+TEST(Rotary, BlendsTheFrequenciesOfLlama3BetweenLongAndShortWaves) {
+  // Waves are 2 pi times 1, 10, 100, 1000; with 1,000 tokens waves up to 250 stay, waves over 1000
+  // are divided by 8, and the one of 628 lies between: blend = (1000 / 628.3 - 1) / (4 - 1) =
+  // 0.1972.
+  RopeScaling scaling;
+  scaling.type = RopeScaling::Type::kLlama3;
+  scaling.factor = 8;
+  scaling.original_context_tokens = 1000;
+  const at::Tensor frequencies = rotary_frequencies(8, 10'000, scaling);
+  const double blend = (1000 / (200 * std::acos(-1.0)) - 1) / 3;
+  EXPECT_NEAR(frequencies[0].item<double>(), 1, 1e-7);
+  EXPECT_NEAR(frequencies[1].item<double>(), 0.1, 1e-8);
+  EXPECT_NEAR(frequencies[2].item<double>(), 0.01 * ((1 - blend) / 8 + blend), 1e-8);
+  EXPECT_NEAR(frequencies[3].item<double>(), 0.001 / 8, 1e-9);
+}
+
+TEST(Rotary, RoundsWhereBfloat16Rounds) {
+  const RotaryTable table = make_rotary_table(at::tensor({3}, at::kLong),
+                                              rotary_frequencies(2, 10'000, {}), Dtype::kBfloat16);
+  const at::Tensor cosine = at::tensor({std::cos(3.0F)}).to(at::kBFloat16);
+  const at::Tensor sine = at::tensor({std::sin(3.0F)}).to(at::kBFloat16);
+  const at::Tensor values = at::tensor({1.37F, -0.61F}).to(at::kBFloat16).view({1, 2});
+  at::Tensor qkv = values.clone();
+  apply_rotary(table, 1, 2, qkv);
+  EXPECT_TRUE(at::equal(qkv[0][0], (values[0][0] * cosine - values[0][1] * sine)[0]));
+  EXPECT_TRUE(at::equal(qkv[0][1], (values[0][1] * cosine + values[0][0] * sine)[0]));
+}
+
+TEST(Attention, MasksWhatLiesBeforeTheWindow) {
+  const at::Tensor mask =
+      make_attention_mask(at::tensor({0, 0, 0, 1, 1}, at::kLong).view({1, 5}), 2);
+  const at::Tensor visible = mask.eq(0).to(at::kInt).view({5, 5});
+  const at::Tensor expected =
+      at::tensor({1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1},
+                 at::kInt)
+          .view({5, 5});
+  EXPECT_TRUE(at::equal(visible, expected));
 }
 
 TEST(Attention, MasksLaterTokensAndOtherDocuments) {

@@ -53,7 +53,8 @@ TEST(Loading, FillsInWhatIsKnownAboutTheModel) {
   EXPECT_EQ(model->info().n_vocabulary, 50);
   EXPECT_EQ(model->info().max_context_tokens, 64);
   EXPECT_EQ(model->info().width(HookPoint::parse("blocks.2.hook_resid_post")), 32);
-  EXPECT_EQ(host_families(), std::vector<std::string>{"llama"});
+  EXPECT_EQ(model->info().dtype, Dtype::kFloat32);
+  EXPECT_EQ(host_families(), (std::vector<std::string>{"llama", "mistral", "qwen2"}));
 }
 
 TEST(Loading, NamesTheFamiliesThatAreKnown) {
@@ -63,7 +64,8 @@ TEST(Loading, NamesTheFamiliesThatAreKnown) {
     FAIL() << "expected ConfigError";
   } catch (const ConfigError& error) {
     EXPECT_EQ(error.what(), stored.path().string() +
-                                ": host family 'gemma3' is not known\n  expected: one of: llama");
+                                ": host family \"gemma3\" is not known\n  expected: one of: llama, "
+                                "qwen2");
   }
   EXPECT_EQ(verdict(GgufBuilder()), "metadata 'general.architecture' is missing");
 }
@@ -104,10 +106,32 @@ TEST(Loading, RefusesWhatItWouldComputeWrongly) {
   EXPECT_EQ(verdict(with_integer("llama.attention.value_length", 16)),
             "llama.attention.value_length = 16");
   EXPECT_EQ(verdict(with_integer("llama.expert_count", 8)), "llama.expert_count = 8");
-  GgufBuilder with_bias = tiny_llama();
-  with_bias.float32_tensor("blk.0.attn_q.bias", {32}, std::vector<float>(32));
-  EXPECT_EQ(verdict(with_bias),
-            "tensor blk.0.attn_q.bias is not part of the llama family as computed here");
+  GgufBuilder with_norms = tiny_llama();
+  with_norms.float32_tensor("blk.0.attn_q_norm.weight", {8}, std::vector<float>(8));
+  EXPECT_EQ(verdict(with_norms),
+            "tensor blk.0.attn_q_norm.weight is not part of the llama family as computed here");
+  GgufBuilder some_biases = tiny_llama();
+  some_biases.float32_tensor("blk.0.attn_q.bias", {32}, std::vector<float>(32));
+  EXPECT_EQ(verdict(some_biases), "tensor 'blk.0.attn_k.bias' is missing");
+}
+
+TEST(Loading, ReadsScaledRotaryPositionsAndWindows) {
+  GgufBuilder linear = with("llama.rope.scaling.type", 8, testing::raw_string("linear"));
+  EXPECT_EQ(verdict(linear), "metadata 'llama.rope.scaling.factor' is missing");
+  linear.float32("llama.rope.scaling.factor", 2.0F);
+  EXPECT_EQ(verdict(linear), "accepted");
+  GgufBuilder divided = tiny_llama();
+  divided.float32_tensor("rope_freqs.weight", {4}, {1, 1, 2, 8});
+  EXPECT_EQ(verdict(divided), "accepted");
+  GgufBuilder wrong_width = tiny_llama();
+  wrong_width.float32_tensor("rope_freqs.weight", {3}, {1, 1, 2});
+  EXPECT_EQ(verdict(wrong_width), "tensor rope_freqs.weight has shape [3]");
+  GgufBuilder zero = tiny_llama();
+  zero.float32_tensor("rope_freqs.weight", {4}, {1, 1, 2, 0});
+  EXPECT_EQ(verdict(zero), "rope_freqs.weight = 0");
+  linear.float32_tensor("rope_freqs.weight", {4}, {1, 1, 2, 8});
+  EXPECT_EQ(verdict(linear), "rope_freqs.weight beside llama.rope.scaling.type = linear");
+  EXPECT_EQ(verdict(with_integer("llama.attention.sliding_window", 4)), "accepted");
 }
 
 TEST(Loading, RefusesVocabulariesThatDoNotFit) {

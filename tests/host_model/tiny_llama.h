@@ -75,9 +75,10 @@ inline GgufBuilder tiny_llama(const TinyLlama& shape = {}) {
   return file;
 }
 
-inline std::unique_ptr<host_model::HostModel> load(const GgufBuilder& file) {
+inline std::unique_ptr<host_model::HostModel> load(const GgufBuilder& file,
+                                                   const std::string& dtype = "float32") {
   const TemporaryFile stored(file.bytes());
-  return host_model::load_host_model({.weights = stored.path().string()});
+  return host_model::load_host_model({.weights = stored.path().string(), .dtype = dtype});
 }
 
 /// Contexts of one document each, with given ids.
