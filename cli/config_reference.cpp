@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "cli/experiment.h"
+#include "cli/sweep.h"
 
 namespace thresher::cli {
 namespace {
@@ -75,7 +76,9 @@ are errors with file, line and column. Anchors, aliases and tags are refused. Wh
 cache's only one, and the length of training follows from the size of the cache; each start says what was chosen, and
 `config.resolved.yaml` in the run directory holds it. Any key can
 be set on the command line: `--set train.learning_rate=3e-4`, `--set sae.0.k=16` or, by the SAE's name,
-`--set sae.topk.k=16`.
+`--set sae.topk.k=16`. Under `sae` any key but `name` and `type` may be a list of values, and a number also a range,
+`{from: 1e-4, to: 1e-3, steps: 4, scale: log}`: the entry then stands for one SAE a combination
+([training.md](training.md)).
 )";
 
 }  // namespace
@@ -141,11 +144,37 @@ Json field_schema(const FieldDescription& field) {
   return schema;
 }
 
+/// One value of a field, or the lists and ranges that make a sweep of it (cli/sweep.h).
+Json swept_schema(const FieldDescription& field) {
+  const Json one = field_schema(field);
+  Json choices =
+      Json::array({one, Json::object({{"type", "array"}, {"items", one}, {"minItems", 1}})});
+  if (field.type.starts_with("integer") || field.type.starts_with("number")) {
+    choices.push_back(Json::object({{"$ref", "#/$defs/range"}}));
+  }
+  return Json::object({{"anyOf", std::move(choices)}, {"description", one.at("description")}});
+}
+
+Json range_schema() {
+  const Json number = Json::object({{"type", "number"}});
+  return Json::object(
+      {{"type", "object"},
+       {"properties",
+        Json::object(
+            {{"from", number},
+             {"to", number},
+             {"steps", Json::object({{"type", "integer"}, {"minimum", 2}, {"maximum", kMostSaes}})},
+             {"scale", Json::object({{"enum", Json::array({"linear", "log"})}})}})},
+       {"required", Json::array({"from", "to", "steps"})},
+       {"additionalProperties", false}});
+}
+
 Json section_schema(const SectionDescription& section) {
   Json properties = Json::object();
   Json required = Json::array();
   for (const FieldDescription& field : section.fields) {
-    properties[field.name] = field_schema(field);
+    const bool is_swept = !section.sae_type.empty() && field.name != "name";
+    properties[field.name] = is_swept ? swept_schema(field) : field_schema(field);
     if (field.info.is_required) required.push_back(field.name);
     if (!section.sae_type.empty() && field.name == "type") {
       properties["type"] = Json::object({{"const", section.sae_type}});
@@ -185,7 +214,8 @@ Json config_json_schema() {
                        {"properties", std::move(properties)},
                        {"required", std::move(required)},
                        {"additionalProperties", false},
-                       {"$defs", Json::object({{"sae", Json::object({{"oneOf", variants}})}})}});
+                       {"$defs", Json::object({{"sae", Json::object({{"oneOf", variants}})},
+                                               {"range", range_schema()}})}});
 }
 
 }  // namespace thresher::cli

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "cli/sweep.h"
 #include "core/error.h"
 #include "core/files.h"
 
@@ -92,6 +93,31 @@ void read_run(const ConfigNode& root, RunConfig& run) {
   }
 }
 
+void read_sae(const ConfigNode& entry, const std::string& path, Experiment& experiment) {
+  std::unique_ptr<sae::SaeConfig> config = sae::read_sae_config(entry, path);
+  const ConfigReader place(&entry, path);
+  for (const auto& other : experiment.saes) {
+    if (other->name == config->name) {
+      place.fail("name", fmt::format("= {} is taken by another SAE", config->name),
+                 "one name for each SAE", "a `name:` in every entry tells them apart");
+    }
+  }
+  const std::vector<std::string>& harvested = experiment.cache.hook_points;
+  if (config->hook_point.empty() && harvested.size() == 1) config->hook_point = harvested[0];
+  if (config->hook_point.empty()) {
+    place.fail("hook_point", "is missing: the cache has more than one hook point",
+               fmt::format("one of {}", fmt::join(harvested, ", ")));
+  }
+  if (std::find(harvested.begin(), harvested.end(), config->hook_point) == harvested.end()) {
+    const std::string nearest = nearest_name(config->hook_point, harvested);
+    place.fail("hook_point", fmt::format("= {} is not in cache.hook_points", config->hook_point),
+               fmt::format("one of {}", fmt::join(harvested, ", ")),
+               nearest.empty() ? "" : fmt::format("did you mean {}?", nearest));
+  }
+  experiment.saes.push_back(std::move(config));
+  experiment.sae_places.push_back(entry.where());
+}
+
 void read_saes(const ConfigNode& root, Experiment& experiment) {
   const ConfigNode* node = root.find("sae");
   if (node == nullptr) return;
@@ -101,29 +127,26 @@ void read_saes(const ConfigNode& root, Experiment& experiment) {
     throw ConfigError(node->where() + ": sae is an empty list", "one SAE or more");
   for (std::size_t i = 0; i < entries.size(); ++i) {
     const std::string path = is_list ? fmt::format("sae[{}]", i) : "sae";
-    const ConfigNode& entry = entries[i];
-    std::unique_ptr<sae::SaeConfig> config = sae::read_sae_config(entry, path);
-    const ConfigReader place(&entry, path);
-    for (const auto& other : experiment.saes) {
-      if (other->name == config->name) {
-        place.fail("name", fmt::format("= {} is taken by another SAE", config->name),
-                   "one name for each SAE", "a `name:` in every entry tells them apart");
-      }
+    for (const ConfigNode& entry : expand_sweep(entries[i], path)) {
+      read_sae(entry, path, experiment);
     }
-    const std::vector<std::string>& harvested = experiment.cache.hook_points;
-    if (config->hook_point.empty() && harvested.size() == 1) config->hook_point = harvested[0];
-    if (config->hook_point.empty()) {
-      place.fail("hook_point", "is missing: the cache has more than one hook point",
-                 fmt::format("one of {}", fmt::join(harvested, ", ")));
+  }
+  if (static_cast<std::int64_t>(experiment.saes.size()) > kMostSaes) {
+    throw ConfigError(
+        fmt::format("{}: sae stands for {} SAEs", node->where(), experiment.saes.size()),
+        fmt::format("at most {} in one run", kMostSaes), "shorten the lists");
+  }
+}
+
+/// Ramps that an entry of `sae` takes over from section `train` must fit the run too.
+void check_overrides(const Experiment& experiment) {
+  if (!experiment.train.is_settled()) return;
+  for (std::size_t i = 0; i < experiment.saes.size(); ++i) {
+    try {
+      trainer::config_of(experiment.train, *experiment.saes[i]);
+    } catch (const ConfigError& error) {
+      throw ConfigError(fmt::format("{}: {}", experiment.sae_places[i], error.what()));
     }
-    if (std::find(harvested.begin(), harvested.end(), config->hook_point) == harvested.end()) {
-      const std::string nearest = nearest_name(config->hook_point, harvested);
-      place.fail("hook_point", fmt::format("= {} is not in cache.hook_points", config->hook_point),
-                 fmt::format("one of {}", fmt::join(harvested, ", ")),
-                 nearest.empty() ? "" : fmt::format("did you mean {}?", nearest));
-    }
-    experiment.saes.push_back(std::move(config));
-    experiment.sae_places.push_back(entry.where());
   }
 }
 
@@ -206,6 +229,7 @@ Experiment read_experiment(const ConfigNode& root, Purpose purpose) {
       experiment.train.settle(std::nullopt);
       experiment.train.validate();
     });
+    check_overrides(experiment);
   }
   read_section(root, "evaluation", experiment.evaluation);
   read_section(root, "comm", experiment.comm);
@@ -217,6 +241,7 @@ bool settle_training(Experiment& experiment, std::int64_t rows) {
   if (experiment.train.is_settled()) return false;
   experiment.train.settle(rows);
   experiment.train.validate();
+  check_overrides(experiment);
   return true;
 }
 

@@ -34,6 +34,10 @@ void FiringHistory::finish_step(comm::Communicator& comm, std::int64_t batch_tok
   }
 }
 
+void FiringHistory::revive(std::int64_t latent) {
+  tokens_since_fired_.mutable_data_ptr<std::int64_t>()[latent] = 0;
+}
+
 std::int64_t FiringHistory::mark_dead(std::int64_t window_tokens,
                                       std::vector<std::uint8_t>& mask) const {
   mask.resize(fired_.size());

@@ -25,6 +25,9 @@ class FiringHistory {
   /// Sums the firings over ranks; silent latents have `batch_tokens` more tokens behind them.
   void finish_step(comm::Communicator& comm, std::int64_t batch_tokens, const std::string& what);
 
+  /// Counts `latent` as having just fired.
+  void revive(std::int64_t latent);
+
   /// 1 for latents silent for at least `window_tokens`; returns how many there are.
   std::int64_t mark_dead(std::int64_t window_tokens, std::vector<std::uint8_t>& mask) const;
   std::int64_t count_dead(std::int64_t window_tokens) const;

@@ -22,7 +22,8 @@ void relu_l1_forward(const ReluL1Weights& weights, ReluL1Lane& lane) {
   lane.latent_acts.add_(weights.b_enc).relu_();
   size(lane.error, x, x.sizes());
   at::mm_out(lane.error, lane.latent_acts, weights.W_dec);
-  lane.error.add_(weights.b_dec).neg_().add_(x);
+  if (!weights.is_bricken) lane.error.add_(weights.b_dec);  // else it left x already
+  lane.error.neg_().add_(x);
 }
 
 void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, double n_tokens,
@@ -36,7 +37,11 @@ void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, doub
 
   size(gradients.latent_acts, x, lane.latent_acts.sizes());
   at::mm_out(gradients.latent_acts, gradients.recon, weights.W_dec.t());
-  gradients.latent_acts.add_(weights.decoder_norms, l1 / n_tokens);
+  if (weights.is_bricken) {
+    gradients.latent_acts.add_(l1 / n_tokens);
+  } else {
+    gradients.latent_acts.add_(weights.decoder_norms, l1 / n_tokens);
+  }
   gradients.latent_acts.mul_(lane.latent_acts.gt(0));
   gradients.b_enc = column_sums(gradients.latent_acts);
   size(gradients.W_enc, x, weights.W_enc.sizes());
@@ -53,6 +58,35 @@ void relu_l1_norm_gradient(const ReluL1Weights& weights, const std::vector<doubl
     coefficient[i] = norm[i] > 0 ? l1 / n_tokens * latent_sums[i] / norm[i] : 0;
   }
   gradient.addcmul_(weights.W_dec, coefficients.to(gradient.scalar_type()).unsqueeze(1));
+}
+
+namespace {
+
+template <class T>
+void subtract_through_encoder(const at::Tensor& W_enc, const at::Tensor& b_enc_gradient,
+                              at::Tensor& gradient) {
+  const T* W = W_enc.const_data_ptr<T>();
+  const T* b = b_enc_gradient.const_data_ptr<T>();
+  T* out = gradient.mutable_data_ptr<T>();
+  const std::int64_t n_latents = W_enc.size(1);
+  for (std::int64_t j = 0; j < W_enc.size(0); ++j, W += n_latents) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < n_latents; ++i) {
+      sum += static_cast<double>(W[i]) * static_cast<double>(b[i]);
+    }
+    out[j] = static_cast<T>(static_cast<double>(out[j]) - sum);
+  }
+}
+
+}  // namespace
+
+void relu_l1_input_gradient(const ReluL1Weights& weights, const at::Tensor& b_enc_gradient,
+                            at::Tensor& gradient) {
+  if (gradient.scalar_type() == at::kDouble) {
+    subtract_through_encoder<double>(weights.W_enc, b_enc_gradient, gradient);
+  } else {
+    subtract_through_encoder<float>(weights.W_enc, b_enc_gradient, gradient);
+  }
 }
 
 }  // namespace thresher::sae

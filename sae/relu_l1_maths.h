@@ -9,15 +9,18 @@ namespace thresher::sae {
 /// The formulas of ReLU + L1 for one lane, for float32 (training) and float64 (tests of the same
 /// code) alike:
 ///
-///     f = relu(x W_enc + b_enc),  recon = f W_dec + b_dec
-///     L = 1/N sum over tokens of [ |x - recon|^2 + l1 sum_i f_i |W_dec[i]| ]
+///     april    f = relu(x W_enc + b_enc),            recon = f W_dec + b_dec
+///              L = 1/N sum over tokens of [ |x - recon|^2 + l1 sum_i f_i |W_dec[i]| ]
+///     bricken  f = relu((x - b_dec) W_enc + b_enc),  recon = f W_dec + b_dec
+///              L = 1/N sum over tokens of [ |x - recon|^2 + l1 sum_i f_i ]
 struct ReluL1Weights {
   at::Tensor W_enc, b_enc, W_dec, b_dec;  // [d, F], [F], [F, d], [d]
-  at::Tensor decoder_norms;               // [F] |W_dec[i]|
+  at::Tensor decoder_norms;               // april: [F] |W_dec[i]|
+  bool is_bricken = false;
 };
 
 struct ReluL1Lane {
-  at::Tensor x;            // [n, d]
+  at::Tensor x;            // [n, d]; bricken: x - b_dec
   at::Tensor latent_acts;  // [n, F]
   at::Tensor error;        // [n, d]  x - recon
 };
@@ -33,7 +36,8 @@ struct ReluL1Gradients {
 void relu_l1_forward(const ReluL1Weights& weights, ReluL1Lane& lane);
 
 /// The gradients of this lane's part of L, but for the one that reaches W_dec through the norms:
-/// that needs only the sum of every latent's activations, see relu_l1_norm_gradient.
+/// that needs only the sum of every latent's activations, see relu_l1_norm_gradient. bricken: and
+/// but for the one that reaches b_dec through the encoder's input, see relu_l1_input_gradient.
 void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, double n_tokens,
                       double l1, ReluL1Gradients& gradients);
 
@@ -41,5 +45,11 @@ void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, doub
 /// [F] is over the global batch. A zero row has subgradient 0.
 void relu_l1_norm_gradient(const ReluL1Weights& weights, const std::vector<double>& latent_sums,
                            double n_tokens, double l1, at::Tensor& gradient);
+
+/// bricken: subtracts W_enc b_enc_gradient from `gradient` [d], because b_dec is subtracted from
+/// the encoder's input. `b_enc_gradient` [F] is over the global batch. Sums are in float64, in the
+/// order of the latents.
+void relu_l1_input_gradient(const ReluL1Weights& weights, const at::Tensor& b_enc_gradient,
+                            at::Tensor& gradient);
 
 }  // namespace thresher::sae

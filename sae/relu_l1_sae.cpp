@@ -21,6 +21,9 @@ enum : int { kWEnc, kBEnc, kWDec, kBDec };
 // Places in the sums of a lane; then the columns of x, then the sum of every latent's activations.
 enum : std::size_t { kTokens, kErrorSquares, kInputSquares, kActive, kSums };
 
+// The encoder's starting scale needs a mean norm, not the whole sample.
+constexpr std::int64_t kScaleRows = 1024;
+
 constexpr kernels::Exec kExec{};
 
 std::span<const float> values_of(const at::Tensor& tensor) {
@@ -35,9 +38,9 @@ ReluL1Sae::ReluL1Sae(const ReluL1Config& config, std::int64_t d_in)
   n_latents_ = config.latents(d_in);
   const auto zeros = [](at::IntArrayRef shape) { return at::zeros(shape, at::kFloat); };
   parameters_ = {
-      {"W_enc", zeros({d_in, n_latents_}), zeros({d_in, n_latents_})},
-      {"b_enc", zeros({n_latents_}), zeros({n_latents_})},
-      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in})},
+      {"W_enc", zeros({d_in, n_latents_}), zeros({d_in, n_latents_}), 1},
+      {"b_enc", zeros({n_latents_}), zeros({n_latents_}), 0},
+      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0},
       {"b_dec", zeros({d_in}), zeros({d_in})},
   };
   decoder_norms_ = zeros({n_latents_});
@@ -54,26 +57,47 @@ void ReluL1Sae::initialise(std::uint64_t seed, const at::Tensor& sample) {
   parameters_[kWEnc].weight.copy_(W_dec.t());
   parameters_[kBEnc].weight.zero_();
   parameters_[kBDec].weight.copy_(initial_decoder_bias(config_.decoder_bias_init, sample));
+  if (config_.is_bricken()) match_norms(sample);
 }
 
-double ReluL1Sae::l1_at(std::int64_t tokens_before, std::int64_t total_tokens) const {
-  const double warmup_tokens = config_.sparsity_warmup_fraction * static_cast<double>(total_tokens);
-  if (static_cast<double>(tokens_before) >= warmup_tokens) return config_.l1_coefficient;
-  return config_.l1_coefficient * static_cast<double>(tokens_before) / warmup_tokens;
+void ReluL1Sae::match_norms(const at::Tensor& sample) {
+  // Without an encoder bias the reconstruction is linear in the encoder's scale, so one ratio makes
+  // the norms equal.
+  ReluL1Lane lane;
+  lane.x = sample.slice(0, 0, kScaleRows) - parameters_[kBDec].weight;
+  relu_l1_forward(weights(), lane);
+  double input_norms = 0, recon_norms = 0;
+  for (std::int64_t r = 0; r < lane.x.size(0); ++r) {
+    input_norms += std::sqrt(sum_of_squares(lane.x[r]));
+    recon_norms += std::sqrt(sum_of_squares(lane.x[r] - lane.error[r]));
+  }
+  if (recon_norms > 0) parameters_[kWEnc].weight.mul_(input_norms / recon_norms);
+}
+
+void ReluL1Sae::constrain_weights() {
+  if (!config_.is_bricken()) return;
+  kernels::normalise_rows(kExec, n_latents_, d_in_,
+                          parameters_[kWDec].weight.mutable_data_ptr<float>());
 }
 
 ReluL1Weights ReluL1Sae::weights() const {
-  return {parameters_[kWEnc].weight, parameters_[kBEnc].weight, parameters_[kWDec].weight,
-          parameters_[kBDec].weight, decoder_norms_};
+  return {parameters_[kWEnc].weight,
+          parameters_[kBEnc].weight,
+          parameters_[kWDec].weight,
+          parameters_[kBDec].weight,
+          decoder_norms_,
+          config_.is_bricken()};
 }
 
 void ReluL1Sae::begin_step(const StepInfo& info) {
   info_ = info;
-  l1_ = l1_at(info.tokens_before, info.total_tokens);
+  l1_ = config_.l1_at(info.tokens_before, info.total_tokens);
+  replaced_.clear();
   lanes_.resize(static_cast<std::size_t>(info.n_local_lanes));
   lane_sums_.assign(lanes_.size(), {});
   for (kernels::LaneTree& tree : trees_) tree.clear();
   firing_.begin_step();
+  if (config_.is_bricken()) return;
   kernels::row_norms(kExec, n_latents_, d_in_, parameters_[kWDec].weight.const_data_ptr<float>(),
                      decoder_norms_.mutable_data_ptr<float>());
 }
@@ -87,7 +111,11 @@ void ReluL1Sae::forward(std::int64_t lane_index, const at::Tensor& x) {
   // have the same bits wherever its rows lay in a batch.
   if (!lane.x.defined()) lane.x = at::empty({0}, x.options());
   lane.x.resize_(x.sizes());
-  lane.x.copy_(x);
+  if (config_.is_bricken()) {
+    at::sub_out(lane.x, x, parameters_[kBDec].weight);
+  } else {
+    lane.x.copy_(x);
+  }
   relu_l1_forward(weights(), lane);
   firing_.fire_dense(lane.latent_acts);
 
@@ -130,6 +158,13 @@ void ReluL1Sae::finish_local() {
 }
 
 void ReluL1Sae::finish_gradients() {
+  if (config_.is_bricken()) {
+    relu_l1_input_gradient(weights(), parameters_[kBEnc].gradient, parameters_[kBDec].gradient);
+    kernels::remove_parallel_component(kExec, n_latents_, d_in_,
+                                       parameters_[kWDec].weight.const_data_ptr<float>(),
+                                       parameters_[kWDec].gradient.mutable_data_ptr<float>());
+    return;
+  }
   const std::vector<double> latent_sums(sums_.begin() + static_cast<std::ptrdiff_t>(kSums) + d_in_,
                                         sums_.end());
   relu_l1_norm_gradient(weights(), latent_sums, static_cast<double>(info_.batch_tokens), l1_,
@@ -137,34 +172,49 @@ void ReluL1Sae::finish_gradients() {
 }
 
 Json ReluL1Sae::finish_step(comm::Communicator& comm) {
+  constrain_weights();
   firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
+  if (config_.is_resampling_due(info_.tokens_before, info_.tokens_before + info_.batch_tokens,
+                                info_.total_tokens)) {
+    resample(comm);
+  }
+  return figures();
+}
+
+Json ReluL1Sae::figures() const {
   const auto tokens = static_cast<double>(info_.batch_tokens);
-  const float* norms = decoder_norms_.const_data_ptr<float>();
   double penalty = 0;
   double variance = sums_[kInputSquares];
   for (std::int64_t j = 0; j < d_in_; ++j) {
     const double sum = sums_[kSums + static_cast<std::size_t>(j)];
     variance -= sum * sum / tokens;
   }
+  const float* norms = decoder_norms_.const_data_ptr<float>();  // as they were before the step
   for (std::int64_t i = 0; i < n_latents_; ++i) {
-    penalty += sums_[kSums + static_cast<std::size_t>(d_in_ + i)] * static_cast<double>(norms[i]);
+    const double norm = config_.is_bricken() ? 1 : static_cast<double>(norms[i]);
+    penalty += sums_[kSums + static_cast<std::size_t>(d_in_ + i)] * norm;
   }
   const double reconstruction_loss = sums_[kErrorSquares] / tokens;
   const double sparsity_loss = l1_ * penalty / tokens;
-  return Json::object({{"loss", reconstruction_loss + sparsity_loss},
-                       {"reconstruction_loss", reconstruction_loss},
-                       {"sparsity_loss", sparsity_loss},
-                       {"l1_coefficient", l1_},
-                       {"batch_fvu", sums_[kErrorSquares] / variance},
-                       {"l0", sums_[kActive] / tokens},
-                       {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
+  Json json = Json::object({{"loss", reconstruction_loss + sparsity_loss},
+                            {"reconstruction_loss", reconstruction_loss},
+                            {"sparsity_loss", sparsity_loss},
+                            {"l1_coefficient", l1_},
+                            {"batch_fvu", sums_[kErrorSquares] / variance},
+                            {"l0", sums_[kActive] / tokens},
+                            {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
+  if (config_.is_bricken()) {
+    json["resampled_latents"] = static_cast<std::int64_t>(replaced_.size());
+  }
+  return json;
 }
 
 InferenceSae ReluL1Sae::to_inference(const InputTransform& transform) const {
   // With x_t = s (x - c), every weight in float64 and rounded once:
   //   pre-activations   x (s W_enc) + b_enc - s c W_enc
   //   reconstruction    f (W_dec / s) + b_dec / s + c
-  // and the norm n of a row of W_dec / s moves into its latent's activation.
+  // and the norm n of a row of W_dec / s moves into its latent's activation. Where b_dec is
+  // subtracted first, the pre-activations are (x - b_dec / s - c) (s W_enc) + b_enc.
   const std::int64_t d = d_in_;
   const std::int64_t F = n_latents_;
   const float* W_enc = parameters_[kWEnc].weight.const_data_ptr<float>();
@@ -174,7 +224,7 @@ InferenceSae ReluL1Sae::to_inference(const InputTransform& transform) const {
   const double s = transform.scale;
   InferenceSae out;
   out.architecture = "standard";
-  out.apply_b_dec_to_input = false;
+  out.apply_b_dec_to_input = config_.is_bricken();
   out.W_enc = at::empty({d, F}, at::kFloat);
   out.b_enc = at::empty({F}, at::kFloat);
   out.W_dec = at::empty({F, d}, at::kFloat);
@@ -200,7 +250,7 @@ InferenceSae ReluL1Sae::to_inference(const InputTransform& transform) const {
   for (std::int64_t j = 0; j < d; ++j) {
     for (std::int64_t i = 0; i < F; ++i) {
       const auto w = static_cast<double>(W_enc[j * F + i]);
-      shift[i] += transform.centre[j] * w;
+      if (!out.apply_b_dec_to_input) shift[i] += transform.centre[j] * w;
       out_W_enc[j * F + i] = static_cast<float>(w * norms[i]);
     }
     out_b_dec[j] = static_cast<float>(static_cast<double>(b_dec[j]) / s + transform.centre[j]);

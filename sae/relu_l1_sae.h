@@ -14,8 +14,9 @@
 
 namespace thresher::sae {
 
-/// ReLU + L1 in the April-2024 form (docs/variants.md has the formulas): dense products, the
-/// penalty weighted by decoder norms, no constraint on them. Every tensor is row-major.
+/// ReLU + L1 in its two forms (docs/variants.md has the formulas): dense products; april weights
+/// the penalty by decoder norms and leaves them free, bricken keeps the decoder rows at unit norm
+/// and resamples dead latents. Every tensor is row-major.
 class ReluL1Sae final : public TrainingSae {
  public:
   ReluL1Sae(const ReluL1Config& config, std::int64_t d_in);
@@ -32,13 +33,25 @@ class ReluL1Sae final : public TrainingSae {
 
   std::vector<Parameter>& parameters() override { return parameters_; }
   std::vector<std::pair<std::string, at::Tensor>> buffers() override;
+  const std::vector<std::int64_t>& replaced_latents() const override { return replaced_; }
+  void constrain_weights() override;
   InferenceSae to_inference(const InputTransform& transform) const override;
-
-  /// The penalty's weight for a step that starts after `tokens_before` tokens.
-  double l1_at(std::int64_t tokens_before, std::int64_t total_tokens) const;
 
  private:
   ReluL1Weights weights() const;
+  void match_norms(const at::Tensor& sample);
+  Json figures() const;
+
+  /// Gives dead latents new weights from badly reconstructed rows of this step's batch. Collective.
+  void resample(comm::Communicator& comm);
+  /// The squared loss of every row of the global batch, [batch_tokens].
+  std::vector<double> candidate_weights(comm::Communicator& comm) const;
+  /// x - b_dec of these rows of the global batch, [rows, d_in].
+  at::Tensor gather_inputs(const std::vector<std::int64_t>& rows, comm::Communicator& comm) const;
+  void replace_latent(std::int64_t latent, const float* input, double encoder_norm);
+  std::int64_t first_local_row(const comm::Communicator& comm) const {
+    return comm.rank() * (info_.batch_tokens / comm.world_size());
+  }
 
   ReluL1Config config_;
   std::vector<Parameter> parameters_;
@@ -53,6 +66,7 @@ class ReluL1Sae final : public TrainingSae {
   std::vector<double> sums_;  // over the global batch; places in relu_l1_sae.cpp
   ReluL1Gradients lane_gradients_;
   std::vector<kernels::LaneTree> trees_;  // one a parameter, in their order
+  std::vector<std::int64_t> replaced_;    // by the last resampling step's end; else empty
 };
 
 }  // namespace thresher::sae

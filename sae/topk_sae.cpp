@@ -39,13 +39,13 @@ void relu(std::span<float> values) {
 }  // namespace
 
 TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
-    : config_(config), k_(config.k), firing_(config.latents(d_in)), b_dec_tree_(d_in) {
+    : config_(config), k_(config.k_at(0)), firing_(config.latents(d_in)), b_dec_tree_(d_in) {
   d_in_ = d_in;
   n_latents_ = config.latents(d_in);
-  if (k_ > n_latents_) {
-    throw ConfigError(
-        fmt::format("sae {}: k {} is above the dictionary size {}", config.name, k_, n_latents_),
-        fmt::format("1 <= k <= {}", n_latents_));
+  if (config.k > n_latents_) {
+    throw ConfigError(fmt::format("sae {}: k {} is above the dictionary size {}", config.name,
+                                  config.k, n_latents_),
+                      fmt::format("1 <= k <= {}", n_latents_));
   }
   aux_k_ = config.aux_k.value_or(std::clamp<std::int64_t>(d_in / 2, 1, n_latents_));
   if (aux_k_ > n_latents_) {
@@ -53,12 +53,17 @@ TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
                                   aux_k_, n_latents_),
                       fmt::format("1 <= aux_k <= {}", n_latents_));
   }
+  if (config.k_at(0) > n_latents_) {
+    throw ConfigError(fmt::format("sae {}: k_start {} is above the dictionary size {}", config.name,
+                                  config.k_at(0), n_latents_),
+                      fmt::format("{} <= k_start <= {}", config.k, n_latents_));
+  }
   const auto options = at::TensorOptions(at::kFloat);
   const auto zeros = [&](at::IntArrayRef shape) { return at::zeros(shape, options); };
   parameters_ = {
-      {"W_enc", zeros({n_latents_, d_in}).t(), zeros({n_latents_, d_in}).t()},
-      {"b_enc", zeros({n_latents_}), zeros({n_latents_})},
-      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in})},
+      {"W_enc", zeros({n_latents_, d_in}).t(), zeros({n_latents_, d_in}).t(), 1},
+      {"b_enc", zeros({n_latents_}), zeros({n_latents_}), 0},
+      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0},
       {"b_dec", zeros({d_in}), zeros({d_in})},
   };
   mean_squared_input_ = at::full({1}, static_cast<double>(d_in), at::kDouble);
@@ -104,6 +109,7 @@ void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
 
 void TopKSae::begin_step(const StepInfo& info) {
   info_ = info;
+  k_ = config_.k_at(info.tokens_before);
   lanes_.resize(static_cast<std::size_t>(info.n_local_lanes));
   firing_.begin_step();
   b_dec_tree_.clear();
@@ -311,8 +317,12 @@ double TopKSae::aux_weight() const {
   return config_.aux_coefficient * scale;
 }
 
-Json TopKSae::finish_step(comm::Communicator& comm) {
+void TopKSae::constrain_weights() {
   kernels::normalise_rows(kExec, n_latents_, d_in_, weight(kWDec).mutable_data_ptr<float>());
+}
+
+Json TopKSae::finish_step(comm::Communicator& comm) {
+  constrain_weights();
   firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
 
   const auto tokens = static_cast<double>(info_.batch_tokens);
@@ -327,12 +337,14 @@ Json TopKSae::finish_step(comm::Communicator& comm) {
     const double sum = sums_[kSums + static_cast<std::size_t>(j)];
     variance -= sum * sum / tokens;
   }
-  return Json::object({{"loss", reconstruction_loss + aux_loss},
-                       {"reconstruction_loss", reconstruction_loss},
-                       {"aux_loss", aux_loss},
-                       {"batch_fvu", sums_[kErrorSquares] / variance},
-                       {"l0", sums_[kActive] / tokens},
-                       {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
+  Json figures = Json::object({{"loss", reconstruction_loss + aux_loss},
+                               {"reconstruction_loss", reconstruction_loss},
+                               {"aux_loss", aux_loss},
+                               {"batch_fvu", sums_[kErrorSquares] / variance},
+                               {"l0", sums_[kActive] / tokens},
+                               {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
+  if (config_.k_start) figures["k"] = k_;
+  return figures;
 }
 
 InferenceSae TopKSae::to_inference(const InputTransform& transform) const {
@@ -341,7 +353,7 @@ InferenceSae TopKSae::to_inference(const InputTransform& transform) const {
   InferenceSae out;
   out.architecture = "topk";
   out.apply_b_dec_to_input = true;
-  out.k = k_;
+  out.k = config_.k;
   out.W_enc = weight(kWEnc).clone(at::MemoryFormat::Contiguous);
   out.W_dec = weight(kWDec).clone();
   const at::Tensor centre =

@@ -35,6 +35,7 @@ class TopKSae final : public TrainingSae {
 
   std::vector<Parameter>& parameters() override { return parameters_; }
   std::vector<std::pair<std::string, at::Tensor>> buffers() override;
+  void constrain_weights() override;
   InferenceSae to_inference(const InputTransform& transform) const override;
 
  private:
@@ -73,7 +74,7 @@ class TopKSae final : public TrainingSae {
   void sort_pairs(Lane& lane);
 
   TopKConfig config_;
-  std::int64_t k_;
+  std::int64_t k_;  // of the current step
   std::int64_t aux_k_;
   at::Tensor mean_squared_input_;  // float64 [1]: V of the loss
   std::vector<Parameter> parameters_;

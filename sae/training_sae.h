@@ -31,6 +31,7 @@ struct StepInfo {
   std::int64_t batch_tokens = 0;  // global
   std::int64_t dead_window_tokens = 0;
   std::int64_t n_local_lanes = 0;  // lanes this rank owns; a power of two
+  std::uint64_t seed = 0;          // of draws during training, e.g. of resampling
 };
 
 /// One trained tensor. `weight` and `gradient` have the same shape and the same strides: each fills
@@ -44,6 +45,7 @@ struct Parameter {
   std::string name;   // "W_enc" [d_in, n_latents], "b_enc", "W_dec" [n_latents, d_in], "b_dec"
   at::Tensor weight;  // float32 master copy
   at::Tensor gradient;
+  std::int64_t latent_dim = -1;  // which dimension counts latents; -1: none does
 };
 
 /// An SAE under training. One step, driven by trainer/step.cpp, is
@@ -80,8 +82,18 @@ class TrainingSae {
   virtual void finish_gradients() = 0;
   /// Keys: loss, reconstruction_loss, sparsity_loss (relu_l1) or aux_loss (topk), batch_fvu, l0,
   /// dead_latents (moving count: silent for dead_window_tokens at the end of this step), and what a
-  /// variant adds (docs/variants.md).
+  /// variant adds (docs/variants.md). Dead latents may be resampled here.
   virtual Json finish_step(comm::Communicator& comm) = 0;
+
+  /// Latents whose weights the last finish_step replaced, ascending. The trainer then forgets what
+  /// it remembers of them: Adam's moments become 0, an average of weights takes the new ones.
+  virtual const std::vector<std::int64_t>& replaced_latents() const {
+    static const std::vector<std::int64_t> none;
+    return none;
+  }
+  /// Puts weights that were changed from outside (an average of several steps) back under the
+  /// variant's constraints, e.g. decoder rows of unit norm.
+  virtual void constrain_weights() {}
 
   /// In a fixed order: W_enc, b_enc, W_dec, b_dec.
   virtual std::vector<Parameter>& parameters() = 0;

@@ -36,6 +36,7 @@ struct SaeSlot {
   sae::TrainingSae* sae;
   std::vector<Moments>* moments;  // nullptr: not wanted (loading only)
   sae::InputTransform* transform;
+  const WeightAverage* average = nullptr;  // nullptr: not wanted (loading only)
 };
 
 /// Writes RUN/ckpt/step-<step> so that after a crash at any point every committed checkpoint is
@@ -55,11 +56,12 @@ void set_checkpoint_aside(const CheckpointEntry& entry);
 /// Compares every file with COMMIT (sizes and SHA-256) and reads state.json. DataError naming the
 /// file and what differs.
 CheckpointState verify_checkpoint(const std::filesystem::path& folder);
-/// Reads weights, buffers, transforms and moments of a verified checkpoint into SAEs of the same
-/// widths. DataError naming a tensor that is missing or has another shape.
+/// Reads weights, buffers, transforms, averages and moments of a verified checkpoint into SAEs of
+/// the same widths. DataError naming a tensor that is missing or has another shape.
 void load_checkpoint(const std::filesystem::path& folder, std::span<const SaeSlot> saes);
 /// Verifies a checkpoint and reads one SAE out of it: weights and buffers into `sae`, which has the
-/// type and widths it was trained with. Returns the transform to hand to `to_inference`.
+/// type and widths it was trained with; their averages in the weights' place where the run kept
+/// some, because they are what is evaluated. Returns the transform to hand to `to_inference`.
 sae::InputTransform load_checkpoint_model(const std::filesystem::path& folder,
                                           const std::string& sae_name, sae::TrainingSae& sae);
 

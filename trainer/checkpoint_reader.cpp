@@ -138,6 +138,13 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const SaeSlo
   const SafetensorsFile optimiser(folder / kOptimiserFile);
   for (const SaeSlot& slot : saes) {
     read_model(model, folder / kModelFile, slot.name, *slot.sae, *slot.transform);
+    if (slot.average != nullptr) {
+      for (std::size_t i = 0; i < slot.average->tensors().size(); ++i) {
+        read_tensor(model, folder / kModelFile,
+                    slot.name + "." + average_name(slot.sae->parameters()[i]),
+                    slot.average->tensors()[i]);
+      }
+    }
     if (slot.moments == nullptr) continue;
     for (std::size_t i = 0; i < slot.moments->size(); ++i) {
       const std::string name = slot.name + "." + slot.sae->parameters()[i].name;
@@ -151,7 +158,16 @@ sae::InputTransform load_checkpoint_model(const std::filesystem::path& folder,
                                           const std::string& sae_name, sae::TrainingSae& sae) {
   verify_checkpoint(folder);
   sae::InputTransform transform;
-  read_model(SafetensorsFile(folder / kModelFile), folder / kModelFile, sae_name, sae, transform);
+  const SafetensorsFile model(folder / kModelFile);
+  read_model(model, folder / kModelFile, sae_name, sae, transform);
+  bool is_averaged = false;
+  for (const sae::Parameter& parameter : sae.parameters()) {
+    const std::string name = sae_name + "." + average_name(parameter);
+    if (model.find(name) == nullptr) continue;
+    read_tensor(model, folder / kModelFile, name, parameter.weight);
+    is_averaged = true;
+  }
+  if (is_averaged) sae.constrain_weights();
   return transform;
 }
 

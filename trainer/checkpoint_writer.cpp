@@ -47,6 +47,10 @@ void write_model(const std::filesystem::path& path, std::span<const SaeSlot> sae
     for (const sae::Parameter& parameter : slot.sae->parameters()) {
       tensors.add(slot.name + "." + parameter.name, parameter.weight);
     }
+    for (std::size_t i = 0; i < slot.average->tensors().size(); ++i) {
+      tensors.add(slot.name + "." + average_name(slot.sae->parameters()[i]),
+                  slot.average->tensors()[i]);
+    }
     for (const auto& [name, buffer] : slot.sae->buffers()) {
       tensors.add(slot.name + "." + name, buffer);
     }

@@ -5,6 +5,7 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/version.h"
+#include "sae/registry.h"
 
 namespace thresher::trainer {
 namespace {
@@ -22,6 +23,35 @@ Json deciding_fields(TrainConfig config) {
     out[name] = value;
   }
   return out;
+}
+
+/// Adds what `defaults` has and `fields` lacks.
+void add_missing(Json& fields, const Json& defaults) {
+  if (!fields.is_object()) return;
+  for (const auto& [name, value] : defaults.as_object()) {
+    if (fields.find(name) == nullptr) fields[name] = value;
+  }
+}
+
+/// An identity as this program would have written it. A field that its program did not know yet
+/// holds its default, because the default of a new field is what was done before it.
+Json completed(Json saved) {
+  if (!saved.is_object()) return saved;
+  if (saved.find("train") != nullptr) add_missing(saved["train"], deciding_fields({}));
+  const Json* list = saved.find("sae");
+  if (list == nullptr || !list->is_array()) return saved;
+  Json saes = Json::array();
+  for (Json entry : list->as_array()) {
+    const Json* type = entry.is_object() ? entry.find("type") : nullptr;
+    if (type != nullptr && type->is_string() && sae::find_variant(type->as_string()) != nullptr) {
+      ConfigWriter writer;
+      sae::default_sae_config(type->as_string())->declare(writer);
+      add_missing(entry, writer.json());
+    }
+    saes.push_back(std::move(entry));
+  }
+  saved["sae"] = std::move(saes);
+  return saved;
 }
 
 }  // namespace
@@ -43,7 +73,7 @@ Json training_identity(const TrainJob& job, const activation_cache::ActivationSo
 }
 
 void check_same_identity(const Json& saved, const Json& ours, const std::string& checkpoint) {
-  const std::string difference = first_difference(saved, ours);
+  const std::string difference = first_difference(completed(saved), ours);
   if (difference.empty()) return;
   throw ConfigError(
       fmt::format("{}: was made with another configuration: {}", checkpoint, difference),

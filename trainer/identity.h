@@ -13,8 +13,9 @@ namespace thresher::trainer {
 /// so are device, ranks, threads and folders.
 Json training_identity(const TrainJob& job, const activation_cache::ActivationSource& source);
 
-/// ConfigError naming the first difference unless the identities are equal. `checkpoint` names the
-/// one on disk.
+/// ConfigError naming the first difference unless the identities are equal. Fields that `saved`
+/// lacks because its program did not know them count as their defaults: a new field's default must
+/// be what was done before the field was there. `checkpoint` names the one on disk.
 void check_same_identity(const Json& saved, const Json& ours, const std::string& checkpoint);
 
 }  // namespace thresher::trainer

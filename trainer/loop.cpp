@@ -81,25 +81,31 @@ void TrainingLoop::take_step() {
   info.n_local_lanes = n_lanes_;
   for (TrainedSae& trained : *saes_) {
     info.dead_window_tokens = trained.dead_window_tokens;
+    info.seed = sae_seed(trained.sae->config(), job_->seed);
     auto& inputs = inputs_[trained.hook_index];
     for (std::int64_t lane = 0; lane < n_lanes_; ++lane) {
       transform_rows(trained, raw_[trained.hook_index][lane], inputs[lane]);
     }
-    trained.figures = trained.step->run(info, inputs, *comm_);
+    trained.figures = trained.step->run(info, inputs, *comm_, is_logged(step_));
   }
   ++step_;
 }
 
+bool TrainingLoop::is_logged(std::int64_t step) const {
+  return (step + 1) % job_->config.log_every_steps == 0 || step + 1 == steps_;
+}
+
 void TrainingLoop::write_metrics() {
-  const bool is_due = step_ % job_->config.log_every_steps == 0 || step_ == steps_;
-  if (directory_ == nullptr || !is_due) return;
+  if (directory_ == nullptr) return;
   Json::Array lines;
   for (const TrainedSae& trained : *saes_) {
+    // Resampling is told whenever it happens.
+    if (!is_logged(step_ - 1) && trained.sae->replaced_latents().empty()) continue;
     Json line = Json::object({{"sae", trained.name}, {"step", step_}, {"tokens", tokens()}});
     for (const auto& [name, value] : trained.figures.as_object()) line[name] = value;
     lines.push_back(std::move(line));
   }
-  directory_->metrics().append(lines);
+  if (!lines.empty()) directory_->metrics().append(lines);
 }
 
 void TrainingLoop::write_timing(bool is_last) {

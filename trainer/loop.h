@@ -37,6 +37,8 @@ class TrainingLoop {
   void take_step();
   void write_metrics();
   void write_timing(bool is_last);
+  /// Whether the step after `step` completed ones gets its line in metrics.jsonl.
+  bool is_logged(std::int64_t step) const;
   bool is_checkpoint_due() const;
   void save(bool is_stop);
   std::string note() const;

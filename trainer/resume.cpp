@@ -89,6 +89,9 @@ void broadcast_saes(std::vector<TrainedSae>& saes, comm::Communicator& comm) {
       broadcast_tensor(trained.step->moments()[i].m, comm, prefix + parameter.name + ".m");
       broadcast_tensor(trained.step->moments()[i].v, comm, prefix + parameter.name + ".v");
     }
+    for (const at::Tensor& average : trained.step->average().tensors()) {
+      broadcast_tensor(average, comm, prefix + "ema");
+    }
     for (const auto& [name, buffer] : trained.sae->buffers()) {
       broadcast_tensor(buffer, comm, prefix + name);
     }
@@ -123,8 +126,8 @@ std::optional<CheckpointState> broadcast_state(const std::optional<CheckpointSta
 std::vector<SaeSlot> slots_of(std::vector<TrainedSae>& saes) {
   std::vector<SaeSlot> slots;
   for (TrainedSae& trained : saes) {
-    slots.push_back(
-        {trained.name, trained.sae.get(), &trained.step->moments(), &trained.transform});
+    slots.push_back({trained.name, trained.sae.get(), &trained.step->moments(), &trained.transform,
+                     &trained.step->average()});
   }
   return slots;
 }

@@ -1,3 +1,5 @@
+#include "sae/schedule.h"
+
 #include <algorithm>
 
 #include "trainer/step.h"
@@ -10,11 +12,9 @@ double learning_rate_at(const TrainConfig& config, std::int64_t tokens_before) {
   if (tokens_before < config.warmup_tokens) {
     factor = static_cast<double>(tokens_before) / static_cast<double>(config.warmup_tokens);
   }
-  const std::int64_t left = std::max<std::int64_t>(0, total - tokens_before);
-  if (left < config.decay_tokens) {
-    // Rounding the run down to whole batches can let the two ramps overlap by less than a batch.
-    factor = std::min(factor, static_cast<double>(left) / static_cast<double>(config.decay_tokens));
-  }
+  // Rounding the run down to whole batches can let the two ramps overlap by less than a batch.
+  factor = std::min(factor, sae::decay_factor(total - tokens_before, config.decay_tokens,
+                                              config.decay_shape, config.decay_floor));
   return config.learning_rate * factor;
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -14,6 +15,8 @@
 namespace thresher::trainer {
 namespace {
 
+constexpr std::int64_t kNormBlock = std::int64_t{1} << 18;  // values; 1 MiB
+constexpr std::int64_t kNormRow = std::int64_t{1} << 12;    // threads share a block by rows
 constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
 
 kernels::Exec exec_of(const at::Tensor& tensor) {
@@ -29,6 +32,16 @@ std::int64_t first_bad_value(const at::Tensor& tensor) {
     if (!std::isfinite(values[i])) return i;
   }
   return kNone;
+}
+
+/// In rows, so that threads can share the work, and what fills no row.
+double sum_of_squares(const kernels::Exec& exec, const float* values, std::int64_t count) {
+  const std::int64_t rows = count / kNormRow;
+  const std::int64_t left = count % kNormRow;
+  double sum = 0;
+  if (rows > 0) sum += kernels::sum_of_squares(exec, rows, kNormRow, values);
+  if (left > 0) sum += kernels::sum_of_squares(exec, 1, left, values + rows * kNormRow);
+  return sum;
 }
 
 /// What a person needs to find the cause: the inputs come first because they are the usual one.
@@ -62,7 +75,8 @@ std::string describe_bad_value(sae::TrainingSae& sae, const std::vector<at::Tens
 
 }  // namespace
 
-Step::Step(sae::TrainingSae& sae, const TrainConfig& config) : sae_(&sae), config_(config) {
+Step::Step(sae::TrainingSae& sae, const TrainConfig& config)
+    : sae_(&sae), config_(config), average_(sae, config.ema_decay) {
   for (const sae::Parameter& parameter : sae.parameters()) {
     moments_.push_back({at::zeros_like(parameter.weight), at::zeros_like(parameter.weight)});
   }
@@ -101,14 +115,18 @@ double Step::gradient_norm() const {
   return std::sqrt(kernels::tree_sum(squares));
 }
 
-void Step::update(const sae::StepInfo& info, double learning_rate, double norm) {
+kernels::AdamStep Step::adam_step(const sae::StepInfo& info, double learning_rate,
+                                  double norm) const {
   const double limit = config_.clip_gradient_norm;
-  const kernels::AdamStep adam{.learning_rate = learning_rate,
-                               .beta1 = config_.beta1,
-                               .beta2 = config_.beta2,
-                               .epsilon = config_.epsilon,
-                               .step = info.step + 1,
-                               .gradient_scale = limit > 0 && norm > limit ? limit / norm : 1.0};
+  return {.learning_rate = learning_rate,
+          .beta1 = config_.beta1,
+          .beta2 = config_.beta2,
+          .epsilon = config_.epsilon,
+          .step = info.step + 1,
+          .gradient_scale = limit > 0 && norm > limit ? limit / norm : 1.0};
+}
+
+void Step::update(const kernels::AdamStep& adam) {
   for (std::size_t i = 0; i < moments_.size(); ++i) {
     const sae::Parameter& parameter = sae_->parameters()[i];
     kernels::adam(exec_of(parameter.weight), adam, parameter.weight.numel(),
@@ -117,8 +135,38 @@ void Step::update(const sae::StepInfo& info, double learning_rate, double norm) 
   }
 }
 
+std::pair<double, double> Step::update_with_norms(const kernels::AdamStep& adam) {
+  // In blocks that stay in the cache, so that the copy of the old weights costs next to nothing.
+  std::vector<float> block(static_cast<std::size_t>(kNormBlock));
+  std::vector<double> before, changed;
+  for (std::size_t i = 0; i < moments_.size(); ++i) {
+    const sae::Parameter& parameter = sae_->parameters()[i];
+    const kernels::Exec exec = exec_of(parameter.weight);
+    for (std::int64_t first = 0; first < parameter.weight.numel(); first += kNormBlock) {
+      const std::int64_t count = std::min(kNormBlock, parameter.weight.numel() - first);
+      float* weights = parameter.weight.data_ptr<float>() + first;
+      before.push_back(sum_of_squares(exec, weights, count));
+      std::copy_n(weights, count, block.data());
+      kernels::adam(exec, adam, count, parameter.gradient.data_ptr<float>() + first, weights,
+                    moments_[i].m.data_ptr<float>() + first,
+                    moments_[i].v.data_ptr<float>() + first);
+      for (std::int64_t j = 0; j < count; ++j) block[j] = weights[j] - block[j];
+      changed.push_back(sum_of_squares(exec, block.data(), count));
+    }
+  }
+  return {std::sqrt(kernels::tree_sum(before)), std::sqrt(kernels::tree_sum(changed))};
+}
+
+void Step::forget_replaced_latents() {
+  for (std::size_t i = 0; i < moments_.size(); ++i) {
+    const sae::Parameter& parameter = sae_->parameters()[i];
+    clear_latents(parameter, sae_->replaced_latents(), moments_[i].m);
+    clear_latents(parameter, sae_->replaced_latents(), moments_[i].v);
+  }
+}
+
 Json Step::run(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
-               comm::Communicator& comm) {
+               comm::Communicator& comm, bool wants_norms) {
   THRESHER_CHECK(static_cast<std::int64_t>(lanes.size()) == info.n_local_lanes,
                  "one input a local lane");
   compute_gradients(info, lanes, comm);
@@ -135,13 +183,25 @@ Json Step::run(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
         "train.learning_rate");
   }
   const double learning_rate = learning_rate_at(config_, info.tokens_before);
-  update(info, learning_rate, norm);
+  const kernels::AdamStep adam = adam_step(info, learning_rate, norm);
+  std::pair<double, double> norms;
+  if (wants_norms) {
+    norms = update_with_norms(adam);
+  } else {
+    update(adam);
+  }
   Json figures = sae_->finish_step(comm);
+  forget_replaced_latents();
+  average_.update(info.step + 1);
   const Json* loss = figures.find("loss");
   THRESHER_CHECK(loss != nullptr && std::isfinite(loss->as_double()),
                  "finite gradients come from a finite loss");
   figures["learning_rate"] = learning_rate;
   figures["gradient_norm"] = norm;
+  if (wants_norms) {
+    figures["parameter_norm"] = norms.first;
+    figures["update_norm"] = norms.second;
+  }
   return figures;
 }
 

@@ -1,11 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "kernels/adam.h"
 #include "sae/training_sae.h"
 #include "trainer/train_config.h"
+#include "trainer/weight_average.h"
 
 namespace thresher::trainer {
 
@@ -17,31 +20,41 @@ struct Moments {
 /// The training step of one SAE: the same function in `train`, in the tests and in `bench step`.
 class Step {
  public:
+  /// `config` is this SAE's own (config_of).
   Step(sae::TrainingSae& sae, const TrainConfig& config);
   /// `lanes[i]` [rows, d_in]: transformed inputs of the rank's i-th lane. Collective. Returns the
-  /// step's global figures with learning_rate and gradient_norm (before clipping) added. DataError
+  /// step's global figures with learning_rate and gradient_norm (before clipping) added and, if
+  /// `wants_norms`, which costs a pass over the weights, parameter_norm (before the update) and
+  /// update_norm (what Adam changed, before the variant restores its constraints); norms are over
+  /// all parameters of the SAE, accumulated in float64 along a fixed tree. DataError
   /// on every rank when the gradient norm is not finite (as it is when an input or a loss is not),
   /// naming the SAE, the step and the first bad tensor; no weight, moment or counter has changed
   /// then.
   Json run(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
-           comm::Communicator& comm);
+           comm::Communicator& comm, bool wants_norms = false);
   /// In the order of the SAE's parameters.
   std::vector<Moments>& moments() { return moments_; }
+  const WeightAverage& average() const { return average_; }
 
  private:
   void compute_gradients(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
                          comm::Communicator& comm);
   double gradient_norm() const;
-  void update(const sae::StepInfo& info, double learning_rate, double norm);
+  kernels::AdamStep adam_step(const sae::StepInfo& info, double learning_rate, double norm) const;
+  void update(const kernels::AdamStep& adam);
+  /// The same update, and the norms of the parameters before it and of what it changed.
+  std::pair<double, double> update_with_norms(const kernels::AdamStep& adam);
+  void forget_replaced_latents();
 
   sae::TrainingSae* sae_;
   TrainConfig config_;
   std::vector<Moments> moments_;
+  WeightAverage average_;
 };
 
-/// Linear warm-up from 0, constant, linear decay to 0; in tokens. The rate for the step that starts
-/// after `tokens_before` tokens: warm-up reaches the full rate at the first step past
-/// warmup_tokens, and the decay would reach 0 with the step after the last.
+/// Linear warm-up from 0, constant, linear or cosine decay to the floor; in tokens. The rate for
+/// the step that starts after `tokens_before` tokens: warm-up reaches the full rate at the first
+/// step past warmup_tokens, and the decay would reach the floor with the step after the last.
 double learning_rate_at(const TrainConfig& config, std::int64_t tokens_before);
 
 }  // namespace thresher::trainer

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "sae/schedule.h"
 
 namespace thresher::trainer {
 namespace {
@@ -28,6 +29,23 @@ void length_field(FieldVisitor& fields, const char* name, std::int64_t& value,
   if (value != TrainConfig::kAuto) given = value;
   fields.field(name, given, info);
   value = given.value_or(TrainConfig::kAuto);
+}
+
+void check_ramps(const TrainConfig& config, const std::string& section) {
+  // Written without a sum, which two large numbers could overflow.
+  if (config.warmup_tokens > config.total_tokens ||
+      config.decay_tokens > config.total_tokens - config.warmup_tokens) {
+    throw ConfigError(
+        fmt::format("{0}.warmup_tokens = {1} and {0}.decay_tokens = {2} do not fit into "
+                    "train.total_tokens = {3}",
+                    section, config.warmup_tokens, config.decay_tokens, config.total_tokens),
+        "warm-up and decay one after the other inside the run");
+  }
+  if (config.decay_floor != 0 && config.decay_tokens == 0) {
+    throw ConfigError(fmt::format("{}.decay_floor = {} has no use without decay_tokens", section,
+                                  config.decay_floor),
+                      "over how many tokens the learning rate falls to it");
+  }
 }
 
 }  // namespace
@@ -77,10 +95,16 @@ void TrainConfig::declare(FieldVisitor& fields) {
                 .unit = "tokens",
                 .min = 0});
   length_field(fields, "decay_tokens", decay_tokens,
-               {.help = "The learning rate falls linearly to 0 over the last so many tokens. "
-                        "auto: none; where total_tokens is left out too, a fifth of the run.",
+               {.help = "The learning rate falls to decay_floor over the last so many tokens; 0: "
+                        "it stays. auto: 0; where total_tokens is left out too, a fifth of the "
+                        "run.",
                 .unit = "tokens",
                 .min = 0});
+  fields.field("decay_shape", decay_shape,
+               {.help = "How it falls: along a straight line or half a cosine.",
+                .choices = sae::decay_shapes()});
+  fields.field("decay_floor", decay_floor,
+               {.help = "Where it falls to, as a part of learning_rate.", .min = 0, .max = 1});
   fields.field("beta1", beta1,
                {.help = "Adam's decay of the mean gradient.", .min = 0, .max = 0.999999});
   fields.field("beta2", beta2,
@@ -94,6 +118,11 @@ void TrainConfig::declare(FieldVisitor& fields) {
                {.help = "Gradients are scaled down to this norm over all parameters of an SAE; 0 "
                         "turns clipping off.",
                 .min = 0});
+  fields.field("ema_decay", ema_decay,
+               {.help = "What is evaluated and exported is an exponential moving average of the "
+                        "weights over about 1 / (1 - ema_decay) steps; 0: the last weights.",
+                .min = 0,
+                .max = 0.99999999});
   fields.field("init_sample_rows", init_sample_rows,
                {.help = "Activations that initialisation looks at (geometric median).",
                 .unit = "rows",
@@ -159,14 +188,24 @@ void TrainConfig::validate() const {
                                   total_tokens, batch_tokens),
                       "at least one whole batch; 400 steps or more to learn anything");
   }
-  // Written without a sum, which two large numbers could overflow.
-  if (warmup_tokens > total_tokens || decay_tokens > total_tokens - warmup_tokens) {
-    throw ConfigError(
-        fmt::format("train.warmup_tokens = {} and train.decay_tokens = {} do not fit into "
-                    "train.total_tokens = {}",
-                    warmup_tokens, decay_tokens, total_tokens),
-        "warm-up and decay one after the other inside the run");
-  }
+  check_ramps(*this, "train");
+}
+
+TrainConfig config_of(const TrainConfig& train, const sae::SaeConfig& config) {
+  TrainConfig out = train;
+  const sae::TrainOverrides& own = config.train;
+  out.learning_rate = own.learning_rate.value_or(train.learning_rate);
+  out.warmup_tokens = own.warmup_tokens.value_or(train.warmup_tokens);
+  out.decay_tokens = own.decay_tokens.value_or(train.decay_tokens);
+  if (own.decay_shape != "auto") out.decay_shape = own.decay_shape;
+  out.decay_floor = own.decay_floor.value_or(train.decay_floor);
+  out.beta1 = own.beta1.value_or(train.beta1);
+  out.beta2 = own.beta2.value_or(train.beta2);
+  out.epsilon = own.epsilon.value_or(train.epsilon);
+  out.clip_gradient_norm = own.clip_gradient_norm.value_or(train.clip_gradient_norm);
+  out.ema_decay = own.ema_decay.value_or(train.ema_decay);
+  check_ramps(out, "sae " + config.name);
+  return out;
 }
 
 }  // namespace thresher::trainer

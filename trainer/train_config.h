@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/config.h"
+#include "sae/sae_config.h"
 
 namespace thresher::trainer {
 
@@ -21,11 +22,14 @@ struct TrainConfig {
   std::int64_t shuffle_window_tokens = 65536;
   double learning_rate = 1e-3;
   std::int64_t warmup_tokens = 0;
-  std::int64_t decay_tokens = 0;  // linear to 0 over the last so many tokens
+  std::int64_t decay_tokens = 0;       // to the floor over the last so many tokens
+  std::string decay_shape = "linear";  // linear | cosine
+  double decay_floor = 0;              // part of learning_rate
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double clip_gradient_norm = 1;  // 0 turns clipping off
+  double ema_decay = 0;           // of the weights' average (trainer/weight_average.h); 0: off
   std::int64_t init_sample_rows = 8192;
   std::int64_t checkpoint_every_tokens = 0;  // 0: only at the end and on a stop
   std::int64_t keep_checkpoints = 2;         // >= 2
@@ -41,5 +45,10 @@ struct TrainConfig {
   /// only once they are settled. ConfigError.
   void validate() const;
 };
+
+/// The fields that hold for one SAE of the list: the section's, with the entry's own in their
+/// place. `index` is its place in the list. ConfigError naming the SAE when its ramps do not fit
+/// the run.
+TrainConfig config_of(const TrainConfig& train, const sae::SaeConfig& config);
 
 }  // namespace thresher::trainer

@@ -43,7 +43,7 @@ std::vector<TrainedSae> make_trained_saes(const TrainJob& job,
     trained.hook_index = source.hook_index(config.hook_point);
     trained.dead_window_tokens = dead_window_tokens(config, job.config, i);
     trained.sae = sae::make_training_sae(config, source.hook_points()[trained.hook_index].d_in);
-    trained.step = std::make_unique<Step>(*trained.sae, job.config);
+    trained.step = std::make_unique<Step>(*trained.sae, config_of(job.config, config));
     trained.transform = sae::make_input_transform(config, source.statistics(trained.hook_index));
     saes.push_back(std::move(trained));
   }
@@ -59,7 +59,11 @@ void initialise(TrainedSae& trained, const TrainJob& job,
   source.sample_rows(trained.hook_index, job.seed, n_rows,
                      {sample.data_ptr<float>(), static_cast<std::size_t>(sample.numel())});
   transform_rows(trained, sample, sample);
-  trained.sae->initialise(job.seed, sample);
+  trained.sae->initialise(sae_seed(trained.sae->config(), job.seed), sample);
+}
+
+std::uint64_t sae_seed(const sae::SaeConfig& config, std::uint64_t run_seed) {
+  return config.seed ? static_cast<std::uint64_t>(*config.seed) : run_seed;
 }
 
 void transform_rows(const TrainedSae& trained, const at::Tensor& raw, at::Tensor& out) {

@@ -39,6 +39,10 @@ std::vector<TrainedSae> make_trained_saes(const TrainJob& job,
 void initialise(TrainedSae& trained, const TrainJob& job,
                 activation_cache::ActivationSource& source);
 
+/// The seed of an SAE's initial weights and draws: its own, else the run's. Its name and its place
+/// in the list decide nothing, so an SAE of a list has the bits of its solo run.
+std::uint64_t sae_seed(const sae::SaeConfig& config, std::uint64_t run_seed);
+
 /// out = scale * (raw - centre), row by row; `out` and `raw` [rows, d_in] float32.
 void transform_rows(const TrainedSae& trained, const at::Tensor& raw, at::Tensor& out);
 

@@ -50,6 +50,7 @@ void check_job(const TrainJob& job, const comm::Communicator& comm) {
           "names that differ");
     }
     dead_window_tokens(*job.saes[i], job.config, i);
+    config_of(job.config, *job.saes[i]);
   }
 }
 
@@ -205,12 +206,12 @@ class Training {
   void export_saes() {
     for (const TrainedSae& trained : saes_) {
       failpoint("train.export");
-      sae::InferenceSae sae = trained.sae->to_inference(trained.transform);
+      sae::InferenceSae sae = trained.step->average().to_inference(trained.transform);
       for (const auto& [name, value] : job_.export_metadata.as_object()) sae.metadata[name] = value;
       sae.metadata["hook_name"] = trained.sae->config().hook_point;
       sae.metadata["training_tokens"] = step_ * job_.config.batch_tokens;
       sae.metadata["training_steps"] = step_;
-      sae.metadata["seed"] = job_.seed;
+      sae.metadata["seed"] = sae_seed(trained.sae->config(), job_.seed);
       sae.metadata["last_batch"] = trained.figures;
       make_folders(job_.run_dir / "sae");
       sae::save_saelens(sae, sae_folder(job_.run_dir, trained.name));

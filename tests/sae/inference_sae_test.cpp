@@ -61,7 +61,7 @@ TEST(InferenceSaeTest, SparseLatentsAreTheDenseOnesWithoutZeros) {
 }
 
 class ExportTest : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Types, ExportTest, ::testing::Values("topk", "relu_l1"),
+INSTANTIATE_TEST_SUITE_P(Types, ExportTest, ::testing::ValuesIn(testing::cases()),
                          [](const auto& param_info) { return param_info.param; });
 
 /// The reconstruction in the space of the training data, from the trained parameters, in float64,
@@ -78,16 +78,15 @@ at::Tensor training_space_reconstruction(TrainingSae& sae, const InputTransform&
     const auto [values, indices] = pre_acts.topk(topk->k, 1);
     acts = at::zeros_like(pre_acts).scatter_(1, indices, values.relu());
   } else {
-    acts = (at::mm(x, p[0]) + p[1]).relu();
+    const bool is_bricken = dynamic_cast<const ReluL1Config&>(sae.config()).is_bricken();
+    acts = (at::mm(is_bricken ? x - p[3] : x, p[0]) + p[1]).relu();
   }
   return (at::mm(acts, p[2]) + p[3]) / transform.scale + centre;
 }
 
 TEST_P(ExportTest, ReconstructsAsInTrainingWithTheInputTransformFolded) {
-  const auto config = default_sae_config(GetParam());
-  config->name = "a";
+  const auto config = testing::config_of_case(GetParam());
   config->hook_point = "blocks.3.hook_resid_post";
-  if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) topk->k = 6;
   const auto sae = make_training_sae(*config, kDim);
   sae->initialise(1, normal_values({128, kDim}, 1));
   const auto comm = comm::make_self_communicator();

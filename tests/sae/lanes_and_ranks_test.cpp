@@ -15,15 +15,6 @@ constexpr std::int64_t kLanes = 8;
 constexpr std::int64_t kSteps = 8;
 constexpr std::int64_t kBatchTokens = 64;
 
-std::unique_ptr<SaeConfig> config_of(const std::string& type) {
-  std::unique_ptr<SaeConfig> config = default_sae_config(type);
-  config->name = "a";
-  config->hook_point = "h";
-  config->expansion_factor = 5;
-  if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) topk->k = 6;
-  return config;
-}
-
 struct Outcome {
   std::string state;
   std::vector<std::string> lines;
@@ -33,9 +24,14 @@ Outcome train_on(const std::string& type, int ranks) {
   std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
   comm::run_thread_ranks(ranks, 60, [&](comm::Communicator& comm) {
     at::set_num_threads(1);
-    const auto config = config_of(type);
+    const auto config = testing::config_of_case(type);
+    config->hook_point = "h";
+    config->expansion_factor = 5;
     const auto sae = make_training_sae(*config, kDim);
     sae->initialise(11, testing::normal_values({128, kDim}, 1));
+    if (type == "relu_l1_bricken") {  // latents that only resampling can wake
+      sae->parameters()[1].weight.slice(0, 3, 6).fill_(-100);
+    }
     Outcome& outcome = outcomes[static_cast<std::size_t>(comm.rank())];
     // A short window: AuxK works from the third step on.
     outcome.lines = testing::train(*sae, kSteps, kBatchTokens, 100, kLanes, comm);
@@ -49,7 +45,7 @@ Outcome train_on(const std::string& type, int ranks) {
 }
 
 class LanesAndRanksTest : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Types, LanesAndRanksTest, ::testing::Values("topk", "relu_l1"),
+INSTANTIATE_TEST_SUITE_P(Types, LanesAndRanksTest, ::testing::ValuesIn(testing::cases()),
                          [](const auto& param_info) { return param_info.param; });
 
 TEST_P(LanesAndRanksTest, TrainsToTheSameBitsOnOneTwoAndFourRanks) {
@@ -59,6 +55,19 @@ TEST_P(LanesAndRanksTest, TrainsToTheSameBitsOnOneTwoAndFourRanks) {
     EXPECT_EQ(many.lines, one.lines) << ranks << " ranks";
     EXPECT_TRUE(many.state == one.state) << ranks << " ranks";
   }
+}
+
+TEST(LanesAndRanksTest, AnnealsAndResamplesInThoseRuns) {
+  std::vector<std::int64_t> ks;
+  for (const std::string& line : train_on("topk_annealed", 1).lines) {
+    ks.push_back(Json::parse(line, "line").at("k").as_int());
+  }
+  EXPECT_EQ(ks, (std::vector<std::int64_t>{11, 10, 9, 8, 7, 6, 6, 6}));
+  std::int64_t resampled = 0;
+  for (const std::string& line : train_on("relu_l1_bricken", 1).lines) {
+    resampled += Json::parse(line, "line").at("resampled_latents").as_int();
+  }
+  EXPECT_GE(resampled, 3);
 }
 
 TEST(LanesAndRanksTest, ReachesAuxKInThatRun) {

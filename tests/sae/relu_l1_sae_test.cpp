@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <memory>
 
 #include "tests/sae/sae_testing.h"
@@ -22,20 +23,22 @@ constexpr std::int64_t kTokens = 16;
 constexpr double kL1 = 0.7;
 const char* const kNames[] = {"W_enc", "b_enc", "W_dec", "b_dec"};
 
-ReluL1Config small_config() {
+ReluL1Config small_config(const std::string& form = "april") {
   ReluL1Config config;
+  config.form = form;
+  config.use_form_defaults();
   config.name = "r";
   config.type = "relu_l1";
   config.hook_point = "blocks.0.hook_resid_post";
   config.n_latents = kLatents;
   config.l1_coefficient = kL1;
   config.sparsity_warmup_fraction = 0;
-  config.decoder_init_norm = 0.6;
+  if (form == "april") config.decoder_init_norm = 0.6;
   return config;
 }
 
-std::unique_ptr<ReluL1Sae> make_sae() {
-  auto sae = std::make_unique<ReluL1Sae>(small_config(), kDim);
+std::unique_ptr<ReluL1Sae> make_sae(const std::string& form = "april") {
+  auto sae = std::make_unique<ReluL1Sae>(small_config(form), kDim);
   sae->initialise(7, normal_values({64, kDim}, 1));
   auto& parameters = sae->parameters();
   parameters[0].weight.add_(normal_values({kDim, kLatents}, 2), 0.2);
@@ -51,35 +54,49 @@ std::array<at::Tensor, 4> double_parameters(TrainingSae& sae) {
   return out;
 }
 
-at::Tensor loss_of(const std::array<at::Tensor, 4>& p, const at::Tensor& x) {
-  const at::Tensor acts = (at::mm(x, p[0]) + p[1]).relu();
+at::Tensor loss_of(const std::string& form, const std::array<at::Tensor, 4>& p,
+                   const at::Tensor& x) {
+  const bool is_april = form == "april";
+  const at::Tensor acts = (at::mm(is_april ? x : x - p[3], p[0]) + p[1]).relu();
   const at::Tensor recon = at::mm(acts, p[2]) + p[3];
-  const at::Tensor norms = p[2].square().sum(1).sqrt();
+  const at::Tensor norms =
+      is_april ? p[2].square().sum(1).sqrt() : at::ones({kLatents}, p[2].options());
   return ((x - recon).square().sum() + kL1 * (acts * norms).sum()) / static_cast<double>(x.size(0));
 }
 
 /// The training formulas themselves, in float64, on the whole batch as one lane.
-std::array<at::Tensor, 4> formulas(const std::array<at::Tensor, 4>& p, const at::Tensor& x) {
+std::array<at::Tensor, 4> formulas(const std::string& form, const std::array<at::Tensor, 4>& p,
+                                   const at::Tensor& x) {
   const auto n_tokens = static_cast<double>(x.size(0));
-  const ReluL1Weights weights{p[0], p[1], p[2], p[3], p[2].norm(2, 1)};
+  const bool is_bricken = form == "bricken";
+  const ReluL1Weights weights{p[0], p[1], p[2], p[3], p[2].norm(2, 1), is_bricken};
   ReluL1Lane lane;
-  lane.x = x;
+  lane.x = is_bricken ? x - p[3] : x;
   relu_l1_forward(weights, lane);
   ReluL1Gradients gradients;
   relu_l1_backward(weights, lane, n_tokens, kL1, gradients);
-  const at::Tensor sums = lane.latent_acts.sum(0);
-  const auto* sum = sums.const_data_ptr<double>();
-  relu_l1_norm_gradient(weights, {sum, sum + sums.numel()}, n_tokens, kL1, gradients.W_dec);
-  return {gradients.W_enc, at::tensor(gradients.b_enc, at::kDouble), gradients.W_dec,
-          at::tensor(gradients.b_dec, at::kDouble)};
+  const at::Tensor b_enc = at::tensor(gradients.b_enc, at::kDouble);
+  at::Tensor b_dec = at::tensor(gradients.b_dec, at::kDouble);
+  if (is_bricken) {
+    relu_l1_input_gradient(weights, b_enc, b_dec);
+  } else {
+    const at::Tensor sums = lane.latent_acts.sum(0);
+    const auto* sum = sums.const_data_ptr<double>();
+    relu_l1_norm_gradient(weights, {sum, sum + sums.numel()}, n_tokens, kL1, gradients.W_dec);
+  }
+  return {gradients.W_enc, b_enc, gradients.W_dec, b_dec};
 }
 
-TEST(ReluL1SaeTest, GradientsEqualCentralDifferencesAndAutograd) {
-  const auto sae = make_sae();
+class ReluL1FormTest : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Forms, ReluL1FormTest, ::testing::Values("april", "bricken"),
+                         [](const auto& param_info) { return std::string(param_info.param); });
+
+TEST_P(ReluL1FormTest, GradientsEqualCentralDifferencesAndAutograd) {
+  const auto sae = make_sae(GetParam());
   const auto parameters = double_parameters(*sae);
   const at::Tensor x = normal_values({kTokens, kDim}, 5).to(at::kDouble);
-  const auto loss = [&](const auto& p) { return loss_of(p, x); };
-  const auto actual = formulas(parameters, x);
+  const auto loss = [&](const auto& p) { return loss_of(GetParam(), p, x); };
+  const auto actual = formulas(GetParam(), parameters, x);
   const auto differences = central_differences(parameters, loss);
   const auto autograd = autograd_gradients(parameters, loss);
   for (std::size_t p = 0; p < 4; ++p) {
@@ -88,12 +105,21 @@ TEST(ReluL1SaeTest, GradientsEqualCentralDifferencesAndAutograd) {
   }
 }
 
-TEST(ReluL1SaeTest, TrainingCodeEqualsTheFormulasForEveryLaneCount) {
+/// What finish_gradients leaves of a decoder gradient: nothing along the decoder's rows.
+at::Tensor without_parallel_part(const at::Tensor& gradient, const at::Tensor& W_dec) {
+  const at::Tensor along = (gradient * W_dec).sum(1, true) / W_dec.square().sum(1, true);
+  return gradient - along * W_dec;
+}
+
+TEST_P(ReluL1FormTest, TrainingCodeEqualsTheFormulasForEveryLaneCount) {
   const at::Tensor x = normal_values({kTokens, kDim}, 5);
   for (const std::int64_t n_lanes : {1, 2, 8}) {
-    const auto sae = make_sae();
+    const auto sae = make_sae(GetParam());
     const auto parameters = double_parameters(*sae);
-    const auto expected = formulas(parameters, x.to(at::kDouble));
+    auto expected = formulas(GetParam(), parameters, x.to(at::kDouble));
+    if (std::string(GetParam()) == "bricken") {
+      expected[2] = without_parallel_part(expected[2], parameters[2]);
+    }
     const auto comm = comm::make_self_communicator();
     compute_gradients(*sae, {.batch_tokens = kTokens, .dead_window_tokens = 100}, x, n_lanes,
                       *comm);
@@ -103,7 +129,7 @@ TEST(ReluL1SaeTest, TrainingCodeEqualsTheFormulasForEveryLaneCount) {
     }
     const Json figures = sae->finish_step(*comm);
     EXPECT_NEAR(figures.at("loss").as_double(),
-                loss_of(parameters, x.to(at::kDouble)).item<double>(), 1e-4);
+                loss_of(GetParam(), parameters, x.to(at::kDouble)).item<double>(), 1e-4);
   }
 }
 
@@ -122,13 +148,28 @@ TEST(ReluL1SaeTest, WarmsThePenaltyUpInTokens) {
   ReluL1Config config = small_config();
   config.l1_coefficient = 8;
   config.sparsity_warmup_fraction = 0.05;
-  const ReluL1Sae sae(config, kDim);
-  EXPECT_EQ(sae.l1_at(0, 1000), 0.0);
-  EXPECT_EQ(sae.l1_at(25, 1000), 4.0);
-  EXPECT_EQ(sae.l1_at(50, 1000), 8.0);
-  EXPECT_EQ(sae.l1_at(999, 1000), 8.0);
+  EXPECT_EQ(config.l1_at(0, 1000), 0.0);
+  EXPECT_EQ(config.l1_at(25, 1000), 4.0);
+  EXPECT_EQ(config.l1_at(50, 1000), 8.0);
+  EXPECT_EQ(config.l1_at(999, 1000), 8.0);
+  config.sparsity_warmup_tokens = 100;
+  EXPECT_EQ(config.l1_at(25, 1000), 2.0);
+  config.sparsity_warmup_tokens.reset();
   config.sparsity_warmup_fraction = 0;
-  EXPECT_EQ(ReluL1Sae(config, kDim).l1_at(0, 1000), 8.0);
+  EXPECT_EQ(config.l1_at(0, 1000), 8.0);
+}
+
+TEST(ReluL1SaeTest, LowersThePenaltyToItsFloor) {
+  ReluL1Config config = small_config();
+  config.l1_coefficient = 8;
+  config.sparsity_decay_tokens = 400;
+  config.sparsity_floor = 0.25;
+  EXPECT_EQ(config.l1_at(600, 1000), 8.0);
+  EXPECT_EQ(config.l1_at(800, 1000), 5.0);
+  EXPECT_EQ(config.l1_at(1000, 1000), 2.0);
+  config.sparsity_decay_shape = "cosine";
+  EXPECT_NEAR(config.l1_at(800, 1000), 5.0, 1e-12);
+  EXPECT_NEAR(config.l1_at(700, 1000), 2 + 6 * (1 + std::sqrt(0.5)) / 2, 1e-12);
 }
 
 TEST(ReluL1SaeTest, StartsTiedWithSmallDecoderRowsAndZeroBiases) {
@@ -149,6 +190,29 @@ TEST(ReluL1SaeTest, LeavesDecoderNormsFree) {
   testing::train(*sae, 5, kTokens, 32, 4, *comm);
   const at::Tensor norms = sae->parameters()[2].weight.norm(2, 1);
   EXPECT_GT((norms - 1).abs().max().item<double>(), 1e-2);
+}
+
+TEST(ReluL1SaeTest, StartsBrickenWithUnitRowsThatReconstructTheInputsNorm) {
+  ReluL1Sae sae(small_config("bricken"), kDim);
+  const at::Tensor sample = normal_values({64, kDim}, 1) + 2;
+  sae.initialise(7, sample);
+  const auto& p = sae.parameters();
+  EXPECT_LE((p[2].weight.norm(2, 1) - 1).abs().max().item<double>(), 1e-6);
+  const at::Tensor centred = sample - p[3].weight;
+  EXPECT_LE((p[3].weight - 2).abs().max().item<double>(), 0.5) << "b_dec: the geometric median";
+  const at::Tensor recon = at::mm(at::mm(centred, p[0].weight).relu(), p[2].weight);
+  EXPECT_NEAR(recon.norm(2, 1).mean().item<double>() / centred.norm(2, 1).mean().item<double>(), 1,
+              1e-5);
+  const at::Tensor ratio = p[0].weight / p[2].weight.t();
+  EXPECT_LE((ratio - ratio[0][0]).abs().max().item<double>(), 1e-5 * ratio[0][0].item<double>());
+}
+
+TEST(ReluL1SaeTest, KeepsTheDecoderRowsOfBrickenAtUnitNorm) {
+  const auto sae = make_sae("bricken");
+  const auto comm = comm::make_self_communicator();
+  testing::train(*sae, 5, kTokens, 1000, 4, *comm);
+  const at::Tensor norms = sae->parameters()[2].weight.norm(2, 1);
+  EXPECT_LE((norms - 1).abs().max().item<double>(), 1e-6);
 }
 
 }  // namespace

@@ -24,6 +24,28 @@ at::Tensor normal_values(std::vector<std::int64_t> shape, std::uint64_t seed) {
   return out;
 }
 
+std::vector<std::string> cases() { return {"topk", "topk_annealed", "relu_l1", "relu_l1_bricken"}; }
+
+std::unique_ptr<SaeConfig> config_of_case(const std::string& name) {
+  std::unique_ptr<SaeConfig> config =
+      default_sae_config(name.starts_with("topk") ? "topk" : "relu_l1");
+  config->name = "a";
+  if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) {
+    topk->k = 6;
+    if (name == "topk_annealed") {
+      topk->k_start = 11;
+      topk->k_anneal_tokens = 300;
+    }
+  }
+  if (name == "relu_l1_bricken") {
+    auto* relu = dynamic_cast<ReluL1Config*>(config.get());
+    relu->form = "bricken";
+    relu->use_form_defaults();
+    relu->l1_coefficient = 0.1;
+  }
+  return config;
+}
+
 at::Tensor lane_rows(const at::Tensor& batch, std::int64_t lane, std::int64_t n_lanes) {
   const std::int64_t rows = batch.size(0) / n_lanes;
   return batch.narrow(0, lane * rows, rows).clone();

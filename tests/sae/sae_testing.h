@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,11 @@ at::Tensor normal_values(std::vector<std::int64_t> shape, std::uint64_t seed);
 
 /// Row-block `lane` of `n_lanes` equal blocks, in memory of its own.
 at::Tensor lane_rows(const at::Tensor& batch, std::int64_t lane, std::int64_t n_lanes);
+
+/// The SAEs that shared tests run on: every type of the registry in every form: "topk",
+/// "topk_annealed", "relu_l1", "relu_l1_bricken". The config has name "a" and no hook point.
+std::vector<std::string> cases();
+std::unique_ptr<SaeConfig> config_of_case(const std::string& name);
 
 /// One step up to the reduced gradients: the rank's share of `batch`, cut into `n_lanes` lanes over
 /// all ranks.

@@ -21,7 +21,12 @@ from sae_lens.evals import ExplainedVarianceCalculator
 MAX_RELATIVE_ERROR = 1e-5
 TIE = 1e-5
 MAX_TIES = 0.01
-ARCHITECTURES = {"topk": ("TopKSAE", "topk"), "relu_l1": ("StandardSAE", "standard")}
+ARCHITECTURES = {
+    "topk": ("TopKSAE", "topk", True),
+    "topk_annealed": ("TopKSAE", "topk", True),
+    "relu_l1": ("StandardSAE", "standard", False),
+    "relu_l1_bricken": ("StandardSAE", "standard", True),
+}
 
 failures = []
 
@@ -33,10 +38,11 @@ def check(is_right, message):
 
 
 def compare_reconstructions(folder, name):
-    class_name, architecture = ARCHITECTURES[name]
+    class_name, architecture, apply_b_dec_to_input = ARCHITECTURES[name]
     sae = SAE.load_from_disk(folder / name)
     check(type(sae).__name__ == class_name, f"{name}: sae-lens makes a {type(sae).__name__}")
     check(sae.cfg.architecture() == architecture, f"{name}: architecture {sae.cfg.architecture()}")
+    check(sae.cfg.apply_b_dec_to_input == apply_b_dec_to_input, f"{name}: apply_b_dec_to_input")
     check(sae.cfg.metadata.hook_name == "blocks.3.hook_resid_post", f"{name}: hook_name")
     check(sae.cfg.normalize_activations == "none", f"{name}: nothing left to normalise")
 

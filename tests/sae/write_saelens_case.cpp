@@ -1,9 +1,10 @@
-// Writes what the Python oracle compares: for every variant a trained SAE as RUN/sae/NAME would
-// hold it, 1,000 activation vectors with their reconstructions, and the metrics of them.
+// Writes what the Python oracle compares: for every variant, in every form, a trained SAE as
+// RUN/sae/NAME would hold it, 1,000 activation vectors with their reconstructions, and the metrics
+// of them.
 //
-//     write_saelens_case OUT   ->  OUT/<type>/{cfg.json, sae_weights.safetensors}
-//                                  OUT/<type>.safetensors {x, recon, latent_acts},
-//                                  OUT/<type>.metrics.json
+//     write_saelens_case OUT   ->  OUT/<case>/{cfg.json, sae_weights.safetensors}
+//                                  OUT/<case>.safetensors {x, recon, latent_acts},
+//                                  OUT/<case>.metrics.json
 #include <ATen/ATen.h>
 
 #include <cstdio>
@@ -32,11 +33,13 @@ SafetensorsTensor entry(const char* name, const at::Tensor& tensor) {
 }
 
 void write_case(const std::filesystem::path& out, const std::string& type) {
-  const auto config = sae::default_sae_config(type);
-  config->name = type;
+  const auto config = sae::testing::config_of_case(type);
   config->hook_point = "blocks.3.hook_resid_post";
   config->expansion_factor = 8;
-  if (auto* topk = dynamic_cast<sae::TopKConfig*>(config.get())) topk->k = 16;
+  if (auto* topk = dynamic_cast<sae::TopKConfig*>(config.get())) {
+    topk->k = 16;
+    if (topk->k_start) topk->k_start = 24;
+  }
   if (auto* relu = dynamic_cast<sae::ReluL1Config*>(config.get())) relu->l1_coefficient = 0.3;
   const auto sae = sae::make_training_sae(*config, kDim);
   sae->initialise(5, sae::testing::normal_values({512, kDim}, 1));
@@ -74,7 +77,7 @@ int main(int argc, char** argv) {
   }
   try {
     make_folders(argv[1]);
-    for (const std::string& type : sae::sae_types()) write_case(argv[1], type);
+    for (const std::string& type : sae::testing::cases()) write_case(argv[1], type);
   } catch (const Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return static_cast<int>(error.code());

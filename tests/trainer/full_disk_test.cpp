@@ -39,7 +39,7 @@ class FullDiskTest : public testing::Test {
 TEST_F(FullDiskTest, EndsTheRunWith74AndKeepsTheCheckpointsThatAreThere) {
   TrainJob job = tiny_job(folder / "disk/run", 40);
   job.config.keep_checkpoints = 4;
-  leave_free(160 * 1024);
+  leave_free(192 * 1024);
   try {
     train_on_threads(job);
     FAIL() << "expected IoError";
