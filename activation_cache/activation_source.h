@@ -60,6 +60,9 @@ class ActivationSource {
   /// Rows of one lane of one batch: out [lane_rows, d_in].
   virtual void read(std::int64_t step, std::int64_t lane, std::size_t hook_index,
                     std::span<float> out) = 0;
+  /// Bytes that this rank's reads have asked of the storage since `start`, those read ahead too; a
+  /// function of the calls alone. 0 where rows come from no storage.
+  virtual std::uint64_t bytes_requested() const { return 0; }
 };
 
 }  // namespace thresher::activation_cache

@@ -27,6 +27,7 @@ class CacheSource : public ActivationSource {
   std::int64_t n_dropped_rows_per_epoch() const override;
   void read(std::int64_t step, std::int64_t lane, std::size_t hook_index,
             std::span<float> out) override;
+  std::uint64_t bytes_requested() const override { return loader_statistics().bytes_requested; }
 
   LoaderStatistics loader_statistics() const;
 

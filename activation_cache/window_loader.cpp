@@ -42,8 +42,7 @@ void WindowLoader::read_in_background() {
     queue_.pop_front();
     if (window->is_unwanted) continue;
     window->state = State::kLoading;
-    window->bytes = static_cast<std::uint64_t>(layout_->rows_in_window(window->number)) *
-                    static_cast<std::uint64_t>(shards_->datasets()[window->dataset].row_bytes());
+    window->bytes = bytes_of(*window);
     statistics_.buffer_bytes += window->bytes;
     statistics_.peak_buffer_bytes =
         std::max(statistics_.peak_buffer_bytes, statistics_.buffer_bytes);
@@ -60,6 +59,11 @@ void WindowLoader::read_in_background() {
     ++statistics_.windows_loaded;
     window_done_.notify_all();
   }
+}
+
+std::uint64_t WindowLoader::bytes_of(const Window& window) const {
+  return static_cast<std::uint64_t>(layout_->rows_in_window(window.number)) *
+         static_cast<std::uint64_t>(shards_->datasets()[window.dataset].row_bytes());
 }
 
 // Rows are scattered to their shuffled places here, off the training thread, so that a batch is one
@@ -89,6 +93,7 @@ WindowLoader::Slot WindowLoader::request(std::int64_t number, std::int64_t lane,
   window->number = number;
   window->lane = lane;
   window->dataset = dataset;
+  statistics_.bytes_requested += bytes_of(*window);
   queue_.push_back(window);
   work_ready_.notify_one();
   return window;

@@ -19,6 +19,9 @@ struct LoaderStatistics {
   std::uint64_t buffer_bytes = 0;       // held now
   std::uint64_t peak_buffer_bytes = 0;  // most ever held
   std::uint64_t bytes_read = 0;
+  // Rows of every window asked for, those read ahead too: unlike bytes_read a function of the calls
+  // alone, not of the readers' speed.
+  std::uint64_t bytes_requested = 0;
   std::int64_t windows_loaded = 0;
 };
 
@@ -57,6 +60,7 @@ class WindowLoader {
 
   void read_in_background();
   void load(Window& window);
+  std::uint64_t bytes_of(const Window& window) const;
   Slot request(std::int64_t number, std::int64_t lane, std::size_t dataset);
   void discard(Slot& slot, std::unique_lock<std::mutex>& lock);
   void select(Lane& lane, std::int64_t number, std::int64_t lane_number, std::size_t dataset,

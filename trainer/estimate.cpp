@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <set>
 
@@ -33,6 +34,22 @@ double product_seconds(std::int64_t d_in, std::int64_t n_latents, double rows) {
 /// the encoder's own where only a few latents a token are active.
 double products_of_a_step(const std::string& type) { return type == "topk" ? 2.5 : 6; }
 
+/// Pre-activations of one lane; inputs, errors (AuxK's beside) and their products of all of them.
+std::uint64_t sparse_step_bytes(std::int64_t rank_rows, std::int64_t lane_rows, std::int64_t d_in,
+                                std::int64_t n_latents) {
+  return 4 * static_cast<std::uint64_t>(lane_rows * (n_latents + d_in) + 3 * rank_rows * d_in);
+}
+
+/// Inputs, activations and errors of all lanes; gradients of one; the sums along the lane tree.
+std::uint64_t dense_step_bytes(std::int64_t rank_rows, std::int64_t lane_rows,
+                               std::int64_t local_lanes, std::int64_t d_in,
+                               std::int64_t n_latents) {
+  const auto levels = std::bit_width(static_cast<std::uint64_t>(local_lanes));
+  const std::int64_t matrices = 2 * d_in * n_latents;
+  return 4 * static_cast<std::uint64_t>(rank_rows * (n_latents + 2 * d_in) +
+                                        lane_rows * (n_latents + d_in) + (levels + 1) * matrices);
+}
+
 }  // namespace
 
 TrainEstimate estimate_training(const TrainJob& job,
@@ -42,29 +59,35 @@ TrainEstimate estimate_training(const TrainJob& job,
   estimate.steps = n_steps(config);
   estimate.tokens = estimate.steps * config.batch_tokens;
   const std::int64_t rank_rows = std::max<std::int64_t>(1, config.batch_tokens / world_size);
-  std::uint64_t weights = 0, widest_step = 0, sample = 0, batch = 0;
+  const std::int64_t lane_rows = std::max<std::int64_t>(1, config.batch_tokens / config.lanes);
+  const std::int64_t local_lanes = std::max<std::int64_t>(1, config.lanes / world_size);
+  std::uint64_t stored = 0, exported = 0, memory = 0, sample = 0, batch = 0;
   double seconds_a_step = 0;
   std::set<std::size_t> hooks;
   for (const auto& sae : job.saes) {
     const std::size_t hook = source.hook_index(sae->hook_point);
     const std::int64_t d_in = source.hook_points()[hook].d_in;
     const std::int64_t n_latents = sae->latents(d_in);
-    const auto values = static_cast<std::uint64_t>(2 * d_in * n_latents + d_in + n_latents);
-    weights += values * sizeof(float);
-    // Pre-activations and their gradients, reconstruction and error.
-    widest_step = std::max(widest_step,
-                           static_cast<std::uint64_t>(rank_rows * (2 * n_latents + 3 * d_in) * 4));
+    const bool is_sparse = sae->type == "topk";
+    const auto weights = 4 * static_cast<std::uint64_t>(2 * d_in * n_latents + d_in + n_latents);
+    const std::uint64_t average = config_of(config, *sae).ema_decay > 0 ? weights : 0;
+    stored += 3 * weights + average;  // of a checkpoint: weights, two moments, an average
+    exported += weights;
+    // Weights, gradients and two moments. Every SAE keeps its own of what a step needs, because it
+    // needs it again in the next.
+    memory += 4 * weights + average + average / 2;
+    memory += is_sparse ? sparse_step_bytes(rank_rows, lane_rows, d_in, n_latents) + weights
+                        : dense_step_bytes(rank_rows, lane_rows, local_lanes, d_in, n_latents);
     sample = std::max(sample, static_cast<std::uint64_t>(config.init_sample_rows * d_in * 12));
     if (hooks.insert(hook).second) batch += static_cast<std::uint64_t>(2 * rank_rows * d_in * 4);
     seconds_a_step += products_of_a_step(sae->type) *
                       product_seconds(d_in, n_latents, static_cast<double>(rank_rows));
   }
-  // Weights, gradients and two moments; writing a checkpoint copies what is not row-major.
-  estimate.memory_bytes_per_rank = kBaseBytes + 6 * weights + std::max(widest_step, sample) + batch;
+  estimate.memory_bytes_per_rank = kBaseBytes + memory + sample + batch;
   const auto logged = static_cast<std::uint64_t>(estimate.steps / config.log_every_steps + 1);
-  // A checkpoint is three times the weights; one more than is kept exists while it is written.
-  estimate.disk_bytes = static_cast<std::uint64_t>(config.keep_checkpoints + 1) * 3 * weights +
-                        weights + logged * job.saes.size() * 400;
+  // One checkpoint more than is kept exists while it is written.
+  estimate.disk_bytes = static_cast<std::uint64_t>(config.keep_checkpoints + 1) * stored +
+                        exported + logged * job.saes.size() * 450;
   estimate.seconds = seconds_a_step * static_cast<double>(estimate.steps);
   return estimate;
 }

@@ -114,11 +114,12 @@ void TrainingLoop::write_timing(bool is_last) {
   const double seconds = std::chrono::duration<double>(now - timed_at_).count();
   if (step_ == timed_step_ || (seconds < kTimingSeconds && !is_last)) return;
   const std::int64_t n_tokens = (step_ - timed_step_) * job_->config.batch_tokens;
-  directory_->timing().append({Json::object(
-      {{"step", step_},
-       {"tokens", tokens()},
-       {"seconds", seconds},
-       {"tokens_per_second", static_cast<double>(n_tokens) / std::max(seconds, 1e-9)}})});
+  directory_->timing().append(
+      {Json::object({{"step", step_},
+                     {"tokens", tokens()},
+                     {"seconds", seconds},
+                     {"tokens_per_second", static_cast<double>(n_tokens) / std::max(seconds, 1e-9)},
+                     {"cache_bytes", source_->bytes_requested()}})});
   timed_at_ = now;
   timed_step_ = step_;
 }

@@ -137,6 +137,30 @@ class ConfigErrors(ProgramTest):
         self.expect_error(result, 78, f"{name}:{self.place('topk', after='name: ')}: "
                                       "sae[1].name = topk is taken by another SAE")
 
+    def test_sweeps_that_cannot_be(self):
+        def message(value, first_line, key="k"):
+            self.expect_error(run("config", "show", TINY, "--set", f"sae.0.{key}={value}"), 78,
+                              f"--set sae.0.{key}: sae[0].{key} {first_line}")
+        message("[]", "is an empty list")
+        self.expect_error(run("config", "show", TINY, "--set", "sae.0.k=[8, [4]]"), 78,
+                          "--set sae.0.k: sae[0].k[1] is a list or a map")
+        message("[8, 16, 8]", "takes the value 8 twice")
+        message("{from: 1, to: 4, steps: 9}", "takes the value 1 twice")
+        message("{from: 0, to: 4, steps: 2, scale: log}", "runs from 0 to 4 on a log scale")
+        message("[topk, relu_l1]", "takes one value", key="type")
+        message("[a, b]", "takes one value", key="name")
+        message("{from: 1, to: 4, steps: 2}", "is a range, but the field is no number", key="decoder_bias_init")
+        result = run("config", "show", TINY, "--set", "sae.0.k={from: 1, to: 200, steps: 200}",
+                     "--set", "sae.0.aux_k=[1, 2]")
+        self.assertEqual(result.returncode, 78)
+        self.assertIn("the lists and ranges of sae[0] stand for more than 256 SAEs", error_lines(result)[0])
+        result = run("config", "show", TINY, "--set", "sae.0.k={from: 1, to: 200, steps: 200}",
+                     "--set", "sae.1.l1_coefficient={from: 1, to: 9, steps: 57}")
+        self.assertEqual(result.returncode, 78)
+        self.assertIn("sae stands for 257 SAEs", error_lines(result)[0])
+        self.expect_error(run("config", "show", TINY, "--set", "sae.0.k={from: 1, to: 4}"), 78,
+                          "--set sae.0.k: sae[0].k.steps is missing")
+
     def test_lanes_and_batches(self):
         name = self.changed("lanes: 8", "lanes: 6")
         self.expect_error(self.run_here("run", name), 78,

@@ -44,6 +44,18 @@ class Configuration(unittest.TestCase):
         for path in sorted((SOURCE / "configs").glob("*.yaml")):
             self.assertEqual(run("config", "show", path).returncode, 0, path)
 
+    def test_lists_and_ranges_make_every_combination(self):
+        shown = json.loads(run("config", "show", TINY, "--json",
+                               "--set", "sae.topk.k={from: 2, to: 32, steps: 3, scale: log}",
+                               "--set", "sae.topk.learning_rate={from: 1e-4, to: 1e-3, steps: 3, scale: log}",
+                               "--set", "sae.relu_l1.form=[april, bricken]").stdout)
+        self.assertEqual([sae["name"] for sae in shown["sae"]],
+                         ["topk-k2-lr0.0001", "topk-k2-lr0.0003162", "topk-k2-lr0.001", "topk-k8-lr0.0001",
+                          "topk-k8-lr0.0003162", "topk-k8-lr0.001", "topk-k32-lr0.0001", "topk-k32-lr0.0003162",
+                          "topk-k32-lr0.001", "relu_l1-april", "relu_l1-bricken"])
+        self.assertEqual((shown["sae"][4]["k"], shown["sae"][4]["learning_rate"]), (8, 0.0003162))
+        self.assertEqual(shown["sae"][10]["decoder_bias_init"], "geometric_median")
+
     def test_a_resolved_experiment_resolves_to_itself(self):
         shown = run("config", "show", TINY, "--set", "sae.topk.k=5", "--set", "train.learning_rate=1e-8").stdout
         self.assertIn("k: 5\n", shown)

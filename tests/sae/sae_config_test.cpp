@@ -71,6 +71,50 @@ TEST(SaeConfigTest, RefusesValuesOutOfRange) {
             "a.yaml:1:51: sae[0].decoder_init_norm = 0 is not above 0");
 }
 
+TEST(SaeConfigTest, TheFormDecidesDefaultsButNotWhatIsGiven) {
+  const auto april = read("{hook_point: h, type: relu_l1}");
+  EXPECT_EQ(dynamic_cast<const ReluL1Config&>(*april).form, "april");
+  EXPECT_EQ(dynamic_cast<const ReluL1Config&>(*april).decoder_init_norm, 0.1);
+  const auto bricken = read("{hook_point: h, type: relu_l1, form: bricken}");
+  EXPECT_EQ(bricken->decoder_bias_init, "geometric_median");
+  EXPECT_EQ(dynamic_cast<const ReluL1Config&>(*bricken).decoder_init_norm, 1);
+  const auto given = read("{hook_point: h, decoder_bias_init: zero, type: relu_l1, form: bricken}");
+  EXPECT_EQ(given->decoder_bias_init, "zero");
+  ConfigWriter writer;
+  given->declare(writer);
+  EXPECT_EQ(read(to_yaml(writer.json()))->decoder_bias_init, "zero") << "a resolved file keeps it";
+}
+
+TEST(SaeConfigTest, RefusesFieldsThatTheFormHasNoUseFor) {
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: relu_l1, resample_every_tokens: 5}"); }),
+            "a.yaml:1:55: sae[0].resample_every_tokens has no use with form: april");
+  EXPECT_EQ(first_line_of([] {
+              read("{hook_point: h, type: relu_l1, form: bricken, decoder_init_norm: 0.1}");
+            }),
+            "a.yaml:1:66: sae[0].decoder_init_norm = 0.1 with form: bricken");
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: relu_l1, sparsity_floor: 0.5}"); }),
+            "a.yaml:1:48: sae[0].sparsity_floor = 0.5 needs sparsity_decay_tokens");
+}
+
+TEST(SaeConfigTest, AnnealsKOnlyDownwardsAndOverALengthOfTime) {
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: topk, k_start: 16}"); }),
+            "a.yaml:1:38: sae[0].k_start = 16 is less than k = 32");
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: topk, k_start: 64}"); }),
+            "a.yaml:1:38: sae[0].k_start = 64 needs k_anneal_tokens");
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: topk, k_anneal_tokens: 64}"); }),
+            "a.yaml:1:46: sae[0].k_anneal_tokens = 64 needs k_start");
+  TopKConfig config;
+  config.k = 4;
+  EXPECT_EQ(config.k_at(0), 4);
+  config.k_start = 8;
+  config.k_anneal_tokens = 1000;
+  std::vector<std::int64_t> ks;
+  for (const std::int64_t tokens : {0, 249, 250, 500, 999, 1000, 5000}) {
+    ks.push_back(config.k_at(tokens));
+  }
+  EXPECT_EQ(ks, (std::vector<std::int64_t>{8, 8, 7, 6, 5, 4, 4}));
+}
+
 TEST(SaeConfigTest, KnowsEveryTypeOfTheRegistry) {
   EXPECT_EQ(sae_types(), (std::vector<std::string>{"topk", "relu_l1"}));
   for (const std::string& type : sae_types()) {

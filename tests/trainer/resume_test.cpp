@@ -57,6 +57,32 @@ INSTANTIATE_TEST_SUITE_P(All, FailpointTest,
                            return name;
                          });
 
+class RichResumeTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(RichResumeTest, AKillThereCostsNothingOnAnyNumberOfRanks) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(train_in_child(rich_job(folder / "whole", kSteps)), 0);
+  // The run under test resamples, or it would not test much.
+  const std::string metrics = read_text_file(folder / "whole/metrics.jsonl");
+  ASSERT_NE(metrics.find("\"step\":15,\"tokens\":960"), std::string::npos);
+  std::size_t n_resampling_lines = 0;
+  for (std::size_t at = metrics.find("resampled_latents\":"); at != std::string::npos;
+       at = metrics.find("resampled_latents\":", at + 1)) {
+    n_resampling_lines += metrics[at + std::string("resampled_latents\":").size()] != '0';
+  }
+  ASSERT_GE(n_resampling_lines, 3U);
+
+  ASSERT_EQ(train_in_child(rich_job(folder / "run", kSteps), 2, GetParam()), 128 + SIGKILL);
+  EXPECT_EQ(train_in_child(rich_job(folder / "run", kSteps), 4, "train.step:14"), 128 + SIGKILL);
+  EXPECT_EQ(train_in_child(rich_job(folder / "run", kSteps)), 0);
+  EXPECT_EQ(differing_files(folder / "whole", folder / "run"), "");
+}
+INSTANTIATE_TEST_SUITE_P(All, RichResumeTest,
+                         testing::Values("train.step:12", "checkpoint.model_written:2"),
+                         [](const auto& point) {
+                           return std::string(point.index == 0 ? "AfterAStep" : "InACheckpoint");
+                         });
+
 TEST_F(ResumeTest, KilledOnTwoRanksContinuesOnFourThenOne) {
   ASSERT_EQ(train_in_child(job(), 2, "train.step:25"), 128 + SIGKILL);
   ASSERT_EQ(train_in_child(job(), 4, "checkpoint.committed:1"), 128 + SIGKILL);

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "core/error.h"
 #include "trainer/step.h"
 #include "trainer/train_config.h"
@@ -34,6 +36,48 @@ TEST(ScheduleTest, FallsToZeroWithTheStepAfterTheLast) {
   EXPECT_EQ(learning_rate_at(config, 960), 0.25);
   EXPECT_EQ(learning_rate_at(config, 992), 0.05);
   EXPECT_EQ(learning_rate_at(config, 1000), 0.0);
+}
+
+TEST(ScheduleTest, FallsAlongAStraightLineOrACosineToItsFloor) {
+  TrainConfig config = config_of_1000_tokens();
+  config.decay_tokens = 400;
+  config.decay_floor = 0.5;
+  EXPECT_EQ(learning_rate_at(config, 600), 0.5);
+  EXPECT_EQ(learning_rate_at(config, 800), 0.375);
+  EXPECT_EQ(learning_rate_at(config, 1000), 0.25);
+  config.decay_shape = "cosine";
+  EXPECT_EQ(learning_rate_at(config, 600), 0.5);
+  EXPECT_NEAR(learning_rate_at(config, 700), 0.25 + 0.25 * (1 + std::sqrt(0.5)) / 2, 1e-12);
+  EXPECT_NEAR(learning_rate_at(config, 800), 0.375, 1e-12);
+  EXPECT_NEAR(learning_rate_at(config, 900), 0.25 + 0.25 * (1 - std::sqrt(0.5)) / 2, 1e-12);
+  EXPECT_EQ(learning_rate_at(config, 1000), 0.25);
+}
+
+TEST(OverridesTest, AnSaesOwnFieldsComeBeforeTheSections) {
+  TrainConfig train = config_of_1000_tokens();
+  train.clip_gradient_norm = 3;
+  sae::TopKConfig config;
+  config.name = "a";
+  EXPECT_EQ(config_of(train, config).learning_rate, 0.5);
+  config.train.learning_rate = 0.25;
+  config.train.decay_tokens = 80;
+  config.train.decay_shape = "cosine";
+  config.train.ema_decay = 0.9;
+  const TrainConfig own = config_of(train, config);
+  EXPECT_EQ(own.learning_rate, 0.25);
+  EXPECT_EQ(own.decay_tokens, 80);
+  EXPECT_EQ(own.decay_shape, "cosine");
+  EXPECT_EQ(own.ema_decay, 0.9);
+  EXPECT_EQ(own.clip_gradient_norm, 3);
+  EXPECT_EQ(own.total_tokens, 1000);
+  config.train.warmup_tokens = 921;
+  EXPECT_EQ(first_line_of([&] { config_of(train, config); }),
+            "sae a.warmup_tokens = 921 and sae a.decay_tokens = 80 do not fit into "
+            "train.total_tokens = 1000");
+  config.train = {};
+  config.train.decay_floor = 0.1;
+  EXPECT_EQ(first_line_of([&] { config_of(train, config); }),
+            "sae a.decay_floor = 0.1 has no use without decay_tokens");
 }
 
 TEST(ScheduleTest, CountsTheDecayFromTheLastWholeBatch) {

@@ -7,6 +7,8 @@
 #include <limits>
 
 #include "core/error.h"
+#include "sae/relu_l1_sae.h"
+#include "sae/topk_sae.h"
 #include "training_testing.h"
 
 namespace thresher::trainer {
@@ -22,7 +24,7 @@ class CountingSae : public sae::TrainingSae {
     config_.name = "counting";
     W_ = at::tensor({1.0F, 2.0F, 3.0F, 4.0F}).view({2, 2}).t();  // latent-major, as topk keeps it
     b_ = at::zeros({1});
-    parameters_ = {{"W_enc", W_, at::zeros_like(W_)}, {"b_enc", b_, at::zeros_like(b_)}};
+    parameters_ = {{"W_enc", W_, at::zeros_like(W_), 1}, {"b_enc", b_, at::zeros_like(b_)}};
   }
   const sae::SaeConfig& config() const override { return config_; }
   void initialise(std::uint64_t, const at::Tensor&) override {}
@@ -59,8 +61,11 @@ class CountingSae : public sae::TrainingSae {
   std::vector<std::pair<std::string, at::Tensor>> buffers() override { return {}; }
   sae::InferenceSae to_inference(const sae::InputTransform&) const override { return {}; }
 
+  const std::vector<std::int64_t>& replaced_latents() const override { return replaced; }
+
   std::string calls;
   bool spoil = false;
+  std::vector<std::int64_t> replaced;
   const at::Tensor& W() const { return W_; }
 
  private:
@@ -117,6 +122,116 @@ TEST(StepTest, ReportsTheNormOverAllParameters) {
   EXPECT_EQ(figures.at("gradient_norm").as_double(), std::sqrt(114.0));
   EXPECT_EQ(figures.at("learning_rate").as_double(), 0.5);
   EXPECT_EQ(figures.at("loss").as_double(), 1.5);
+}
+
+TEST(StepTest, ReportsTheNormsOfParametersAndUpdateWhenAsked) {
+  CountingSae sae;
+  Step step(sae, plain_config());
+  const auto comm = comm::make_self_communicator();
+  const Json figures = step.run(info_of(0, 2), two_lanes(), *comm, true);
+  EXPECT_EQ(figures.at("parameter_norm").as_double(), std::sqrt(30.0)) << "before the update";
+  EXPECT_NEAR(figures.at("update_norm").as_double(), std::sqrt(5 * 0.25), 1e-6);
+  const Json without = step.run(info_of(1, 2), two_lanes(), *comm);
+  EXPECT_EQ(without.find("update_norm"), nullptr);
+  EXPECT_EQ(without.find("parameter_norm"), nullptr);
+}
+
+TEST(StepTest, NormsOfManyBlocksEqualBruteForceAndLeaveTheUpdateAsItIs) {
+  sae::ReluL1Config config;
+  config.name = "r";
+  config.n_latents = 3000;
+  const auto comm = comm::make_self_communicator();
+  at::Tensor x = at::arange(64 * 96, at::kFloat).sin().view({64, 96});
+  std::vector<at::Tensor> ends;
+  for (const bool wants_norms : {true, false}) {
+    sae::ReluL1Sae sae(config, 96);
+    sae.initialise(1, x);
+    std::vector<at::Tensor> before;
+    for (const sae::Parameter& p : sae.parameters()) before.push_back(p.weight.clone());
+    Step step(sae, plain_config());
+    sae::StepInfo info = info_of(0, 1);
+    info.batch_tokens = 64;
+    const Json figures = step.run(info, {x}, *comm, wants_norms);
+    ends.push_back(sae.parameters()[0].weight);
+    if (!wants_norms) continue;
+    double squares = 0, changed = 0;
+    for (std::size_t i = 0; i < 4; ++i) {
+      const at::Tensor old = before[i].to(at::kDouble);
+      const at::Tensor now = sae.parameters()[i].weight.to(at::kDouble);
+      squares += old.square().sum().item<double>();
+      changed += (now - old).square().sum().item<double>();
+    }
+    EXPECT_NEAR(figures.at("parameter_norm").as_double(), std::sqrt(squares), 1e-9);
+    EXPECT_NEAR(figures.at("update_norm").as_double() / std::sqrt(changed), 1, 1e-6);
+  }
+  EXPECT_TRUE(at::equal(ends[0], ends[1]));
+}
+
+TEST(StepTest, AveragesWeightsPlainlyAtFirstAndExponentiallyThen) {
+  CountingSae sae;
+  TrainConfig config = plain_config();
+  config.ema_decay = 0.6;
+  Step step(sae, config);
+  const auto comm = comm::make_self_communicator();
+  std::vector<at::Tensor> weights;
+  for (int i = 0; i < 4; ++i) {
+    step.run(info_of(i, 2), two_lanes(), *comm);
+    weights.push_back(sae.W().clone());
+  }
+  at::Tensor expected = (weights[0] + weights[1]) / 2;
+  expected = 0.6 * expected + 0.4 * weights[2];  // 2/3 is more than the decay already
+  expected = 0.6 * expected + 0.4 * weights[3];
+  const at::Tensor& average = step.average().tensors()[0];
+  EXPECT_TRUE(at::allclose(average, expected, 1e-6, 1e-6)) << average << expected;
+  EXPECT_EQ(average.strides(), sae.W().strides());
+  CountingSae other;
+  EXPECT_TRUE(Step(other, plain_config()).average().tensors().empty());
+}
+
+TEST(StepTest, ForgetsWhatItKnewOfReplacedLatentsAndNothingElse) {
+  CountingSae sae;
+  TrainConfig config = plain_config();
+  config.ema_decay = 0.6;
+  Step step(sae, config);
+  const auto comm = comm::make_self_communicator();
+  step.run(info_of(0, 2), two_lanes(), *comm);
+  sae.replaced = {1};
+  step.run(info_of(1, 2), two_lanes(), *comm);
+  const Moments& moments = step.moments()[0];
+  EXPECT_EQ(at::count_nonzero(moments.m.select(1, 1)).item().toLong(), 0);
+  EXPECT_EQ(at::count_nonzero(moments.v.select(1, 1)).item().toLong(), 0);
+  EXPECT_EQ(at::count_nonzero(moments.m.select(1, 0)).item().toLong(), 2);
+  EXPECT_EQ(at::count_nonzero(moments.v.select(1, 0)).item().toLong(), 2);
+  EXPECT_EQ(at::count_nonzero(step.moments()[1].m).item().toLong(), 1) << "no latent dimension";
+  const at::Tensor& average = step.average().tensors()[0];
+  EXPECT_TRUE(at::equal(average.select(1, 1), sae.W().select(1, 1)));
+  EXPECT_FALSE(at::equal(average.select(1, 0), sae.W().select(1, 0)));
+}
+
+TEST(WeightAverageTest, IsWhatIsExportedWithUnitDecoderRows) {
+  sae::TopKConfig config;
+  config.name = "t";
+  config.n_latents = 20;
+  config.k = 3;
+  sae::TopKSae sae(config, 8);
+  const at::Tensor x = at::arange(64 * 8, at::kFloat).sin().view({64, 8});
+  sae.initialise(1, x);
+  TrainConfig train = plain_config();
+  train.ema_decay = 0.9;
+  Step step(sae, train);
+  for (int i = 0; i < 5; ++i) {
+    sae::StepInfo info = info_of(i, 1);
+    info.batch_tokens = 64;
+    info.dead_window_tokens = 1000;
+    step.run(info, {x}, *comm::make_self_communicator());
+  }
+  const at::Tensor W_enc = sae.parameters()[0].weight.clone();
+  const sae::InferenceSae out = step.average().to_inference({std::vector<double>(8, 0.0), 1});
+  EXPECT_TRUE(at::equal(out.W_enc, step.average().tensors()[0].contiguous()));
+  EXPECT_LE((out.W_dec.norm(2, 1) - 1).abs().max().item().toFloat(), 1e-6F);
+  EXPECT_GT((step.average().tensors()[2].norm(2, 1) - 1).abs().max().item().toFloat(), 1e-4F)
+      << "an average of unit rows is shorter";
+  EXPECT_TRUE(at::equal(sae.parameters()[0].weight, W_enc)) << "training goes on from the weights";
 }
 
 TEST(StepTest, MovesEveryWeightByTheLearningRateAgainstItsGradientAtFirst) {

@@ -105,6 +105,33 @@ TrainJob tiny_job(const std::filesystem::path& run_dir, std::int64_t steps) {
   return job;
 }
 
+TrainJob rich_job(const std::filesystem::path& run_dir, std::int64_t steps) {
+  TrainJob job = tiny_job(run_dir, steps);
+  job.config.decay_shape = "cosine";
+  job.config.decay_floor = 0.1;
+  job.config.ema_decay = 0.9;
+  job.saes.clear();
+  auto annealed = std::make_unique<sae::TopKConfig>(
+      dynamic_cast<const sae::TopKConfig&>(*tiny_topk("annealed")));
+  annealed->k_start = 6;
+  annealed->k_anneal_tokens = 64 * steps / 2;
+  annealed->train.learning_rate = 1e-2;
+  annealed->train.clip_gradient_norm = 0.5;
+  job.saes.push_back(std::move(annealed));
+  auto bricken = std::make_unique<sae::ReluL1Config>(
+      dynamic_cast<const sae::ReluL1Config&>(*tiny_relu("bricken")));
+  bricken->form = "bricken";
+  bricken->use_form_defaults();
+  bricken->dead_window_tokens = 128;
+  bricken->resample_every_tokens = 5 * 64;
+  bricken->resample_until_tokens = 64 * steps;
+  bricken->sparsity_decay_tokens = 64 * steps / 4;
+  bricken->sparsity_decay_shape = "cosine";
+  bricken->train.ema_decay = 0.8;
+  job.saes.push_back(std::move(bricken));
+  return job;
+}
+
 void train_on_threads(const TrainJob& job, int ranks) {
   at::set_num_threads(1);
   set_log_level(LogLevel::kError);

@@ -33,6 +33,10 @@ std::unique_ptr<sae::SaeConfig> tiny_relu(const std::string& name = "relu");
 /// `steps` steps of 64 tokens in 8 lanes, warm-up and decay included, a checkpoint every 10 steps;
 /// both SAEs.
 TrainJob tiny_job(const std::filesystem::path& run_dir, std::int64_t steps);
+/// The same with everything that has a state or a schedule of its own: `annealed` (topk, k from 6
+/// to 2, AuxK, EMA) and `bricken` (relu_l1 resampling dead latents every 5 steps, EMA, falling
+/// penalty), cosine decay to a floor, overrides.
+TrainJob rich_job(const std::filesystem::path& run_dir, std::int64_t steps);
 
 /// Trains on `ranks` threads (1: the self communicator), every rank with its own source. Rethrows
 /// the first error.
