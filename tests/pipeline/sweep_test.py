@@ -7,10 +7,10 @@ from harness import *
 
 SWEEP = [{"type": "topk", "k": [4, 8], "learning_rate": {"from": 1e-3, "to": 4e-3, "steps": 2, "scale": "log"},
           "dead_window_tokens": 20000},
-         {"type": "relu_l1", "form": "bricken", "l1_coefficient": [0.5, 4], "dead_window_tokens": 5000,
-          "resample_every_tokens": 10000, "ema_decay": 0.9, "decay_shape": "cosine"}]
+         {"type": "relu_l1", "form": "bricken", "l1_coefficient": [0.5, 100], "dead_window_tokens": 5000,
+          "resample_every_tokens": 10000, "learning_rate": 0.03, "ema_decay": 0.9, "decay_shape": "cosine"}]
 NAMES = ["topk-k4-lr0.001", "topk-k4-lr0.004", "topk-k8-lr0.001", "topk-k8-lr0.004",
-         "relu_l1-lambda0.5", "relu_l1-lambda4"]
+         "relu_l1-lambda0.5", "relu_l1-lambda100"]
 
 
 class SweepTest(unittest.TestCase):

@@ -82,7 +82,7 @@ TEST_F(IdentityTest, RefusesANewFieldThatIsNotAtItsDefault) {
   job = tiny_job("", 40);
   job.saes[0]->train.learning_rate = 0.5;
   EXPECT_EQ(difference(job),
-            "step-1: was made with another configuration: sae[0].learning_rate: auto, 0.5");
+            "step-1: was made with another configuration: sae[0].learning_rate: \"auto\", 0.5");
 }
 
 TEST_F(IdentityTest, RefusesAnOldFieldThatIsMissing) {

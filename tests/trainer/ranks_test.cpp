@@ -117,7 +117,9 @@ TEST(SweepTest, TheOrderOfTheListDecidesNothing) {
   train_on_threads(job);
   const auto a = promised_bytes(folder / "a"), b = promised_bytes(folder / "b");
   for (const auto& [name, bytes] : a) {
-    if (name.starts_with("sae/")) EXPECT_EQ(b.at(name), bytes) << name;
+    if (name.starts_with("sae/")) {
+      EXPECT_EQ(b.at(name), bytes) << name;
+    }
   }
   EXPECT_NE(a.at("sae/bricken/sae_weights.safetensors"),
             a.at("sae/bricken-seed7/sae_weights.safetensors"));

@@ -128,10 +128,30 @@ TEST(EstimateTest, CountsWholeStepsAndGrowsWithTheSae) {
   EXPECT_EQ(small.tokens, 640);
   job.saes[0]->n_latents = 6400;
   const TrainEstimate large = estimate_training(job, source, 1);
-  // 2 x 16 x 6336 more weights of 4 bytes: six copies in memory; three checkpoints of three, and
+  // 2 x 16 x 6336 more weights of 4 bytes: five copies in memory; three checkpoints of three, and
   // the export, on disk.
-  EXPECT_GE(large.memory_bytes_per_rank - small.memory_bytes_per_rank, 6 * 4 * 2 * 16 * 6336ULL);
+  EXPECT_GE(large.memory_bytes_per_rank - small.memory_bytes_per_rank, 5 * 4 * 2 * 16 * 6336ULL);
   EXPECT_EQ(large.disk_bytes - small.disk_bytes, 10 * 4 * (2 * 16 + 1) * 6336ULL);
+}
+
+TEST(EstimateTest, AddsUpTheSaesOfASweepAndTheirAverages) {
+  TrainJob job = tiny_job("", 10);
+  job.saes.resize(1);
+  job.saes[0]->n_latents = 6400;
+  const activation_cache::SyntheticSource source(tiny_world());
+  const TrainEstimate one = estimate_training(job, source, 1);
+  for (int i = 1; i < 6; ++i) {
+    job.saes.push_back(tiny_topk("topk" + std::to_string(i)));
+    job.saes.back()->n_latents = 6400;
+  }
+  const TrainEstimate six = estimate_training(job, source, 1);
+  const std::uint64_t weights = 4 * (2 * 16 * 6400 + 16 + 6400);
+  EXPECT_EQ(six.disk_bytes, 6 * one.disk_bytes);
+  EXPECT_GE(six.memory_bytes_per_rank - one.memory_bytes_per_rank, 5 * 5 * weights);
+  job.config.ema_decay = 0.9;
+  const TrainEstimate averaged = estimate_training(job, source, 1);
+  EXPECT_EQ(averaged.disk_bytes - six.disk_bytes, 3 * 6 * weights) << "three checkpoints";
+  EXPECT_GE(averaged.memory_bytes_per_rank - six.memory_bytes_per_rank, 6 * weights);
 }
 
 }  // namespace

@@ -122,12 +122,14 @@ TrainJob rich_job(const std::filesystem::path& run_dir, std::int64_t steps) {
       dynamic_cast<const sae::ReluL1Config&>(*tiny_relu("bricken")));
   bricken->form = "bricken";
   bricken->use_form_defaults();
+  bricken->l1_coefficient = 30;  // kills latents
   bricken->dead_window_tokens = 128;
   bricken->resample_every_tokens = 5 * 64;
   bricken->resample_until_tokens = 64 * steps;
   bricken->sparsity_decay_tokens = 64 * steps / 4;
   bricken->sparsity_decay_shape = "cosine";
   bricken->train.ema_decay = 0.8;
+  bricken->train.learning_rate = 1e-2;
   job.saes.push_back(std::move(bricken));
   return job;
 }
