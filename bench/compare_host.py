@@ -42,11 +42,17 @@ def prepare(folder):
     """The dequantised weights as a folder that the peers load."""
     sys.path.insert(0, str(ROOT / "tests/host_model"))
     from hf_twin import load_twin
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
 
     model = load_twin(options.weights)
     if model.config.tie_word_embeddings:
         model.tie_weights()
     model.save_pretrained(folder)
+    # TransformerLens wants a tokenizer although only ids are given to it.
+    words = Tokenizer(models.WordLevel({"<s>": 0, "a": 1}, unk_token="<s>"))
+    special = {"bos_token": "<s>", "eos_token": "<s>", "pad_token": "<s>", "unk_token": "<s>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
 
 
 class Stopped(Exception):
@@ -77,10 +83,12 @@ def transformers_pass(dtype):
 def transformer_lens_pass(dtype):
     import torch
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     host = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, attn_implementation="eager").eval()
-    model = TransformerBridge.boot_transformers(options.model, hf_model=host, tokenizer=None, device="cpu", dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = TransformerBridge.boot_transformers(options.model, hf_model=host, tokenizer=tokenizer, device="cpu",
+                                                dtype=dtype)
     names = [f"blocks.{options.hook_block}.hook_out"]
 
     def run(ids):

@@ -1,4 +1,5 @@
-"""Dequantisation, bit for bit against the `gguf` package: made-up blocks of every type, and the real model."""
+"""Dequantisation, bit for bit against the `gguf` package: made-up blocks of every type, the real model, and any files given
+as arguments."""
 
 import hashlib
 import os
@@ -88,7 +89,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         synthetic = Path(folder) / "synthetic.gguf"
         write_synthetic(synthetic)
-        bad = differences(synthetic) + differences(MODEL)
+        bad = []
+        for path in (synthetic, MODEL, *map(Path, sys.argv[1:])):
+            bad += differences(path)
     if bad:
         print("\n".join(bad))
         sys.exit(1)
