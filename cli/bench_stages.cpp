@@ -81,7 +81,7 @@ Json bench_loader(const Experiment& experiment, std::int64_t steps, comm::Commun
 
 Json bench_harvest(const Experiment& experiment, std::int64_t steps, comm::Communicator& comm) {
   Inputs inputs = load_inputs(experiment, comm);
-  const corpus::PackedContexts contexts = inputs.corpus->pack(corpus::Split::kTraining);
+  const corpus::PackedContexts contexts = pack_contexts(inputs, corpus::Split::kTraining);
   const std::int64_t n = std::min(
       contexts.n_contexts, std::max<std::int64_t>(1, kForwardTokens / contexts.context_tokens));
   if (n == 0) throw ConfigError("bench harvest: the corpus fills no context", "more text");

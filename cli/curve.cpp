@@ -70,7 +70,7 @@ Json held_out_curve(const Experiment& experiment, const std::filesystem::path& r
     const auto source = activation_cache::open_cache_source(experiment.cache.dir);
     context = evaluation::make_evaluation_context(experiment.cache, *source);
     points = load_points(experiment, run_dir, *source);
-    held_out = inputs.corpus->pack(corpus::Split::kHeldOut);
+    held_out = pack_contexts(inputs, corpus::Split::kHeldOut);
   });
   std::set<host_model::HookPoint> hook_points;
   for (const Point& point : points) hook_points.insert(point.hook_point);

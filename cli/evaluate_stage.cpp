@@ -39,7 +39,7 @@ Json evaluate_stage(const Experiment& experiment, const std::filesystem::path& r
   job.run_dir = run_dir;
   work_together(comm, "prepare the evaluation", [&] {
     source = activation_cache::open_cache_source(experiment.cache.dir);
-    held_out = inputs.corpus->pack(corpus::Split::kHeldOut);
+    held_out = pack_contexts(inputs, corpus::Split::kHeldOut);
   });
   const evaluation::EvaluationContext context =
       evaluation::make_evaluation_context(experiment.cache, *source);

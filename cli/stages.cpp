@@ -70,6 +70,26 @@ Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm) {
   return inputs;
 }
 
+corpus::PackedContexts pack_contexts(const Inputs& inputs, corpus::Split split) {
+  corpus::PackedContexts contexts = inputs.corpus->pack(split);
+  const host_model::HostModelInfo& model = inputs.model->info();
+  if (contexts.n_contexts == 0) return contexts;
+  if (contexts.context_tokens > model.max_context_tokens) {
+    throw ConfigError(fmt::format("corpus.context_tokens = {}: the host model knows {} positions",
+                                  contexts.context_tokens, model.max_context_tokens),
+                      fmt::format("at most {}", model.max_context_tokens));
+  }
+  const std::int32_t highest =
+      *std::max_element(contexts.token_ids.begin(), contexts.token_ids.end());
+  if (highest >= model.n_vocabulary) {
+    throw ConfigError(fmt::format("the text has token {}, the host model embeds {} tokens", highest,
+                                  model.n_vocabulary),
+                      "a tokenizer made for the host model",
+                      "leave corpus.tokenizer out, or check that it belongs to host_model.weights");
+  }
+  return contexts;
+}
+
 /// The threads with which the model gives the bits that it gives with one, tried on a few contexts.
 int model_threads(const Experiment& experiment, Inputs& inputs,
                   const corpus::PackedContexts& contexts) {
@@ -125,7 +145,7 @@ activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inpu
                                               comm::Communicator& comm) {
   corpus::PackedContexts contexts;
   work_together(comm, "pack the text",
-                [&] { contexts = inputs.corpus->pack(corpus::Split::kTraining); });
+                [&] { contexts = pack_contexts(inputs, corpus::Split::kTraining); });
   if (comm.is_root()) {
     const activation_cache::HarvestEstimate estimate = activation_cache::estimate_harvest(
         experiment.cache, contexts, *inputs.model, comm.world_size());

@@ -34,6 +34,10 @@ void work_together(comm::Communicator& comm, std::string_view what,
 /// All stages are collective and print what they need before they start (rank 0, to stderr).
 Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm);
 
+/// The contexts of a split. ConfigError if the model cannot read them: contexts longer than it
+/// knows positions for, or a token that it does not embed because the tokenizer is another model's.
+corpus::PackedContexts pack_contexts(const Inputs& inputs, corpus::Split split);
+
 /// The threads with which the model gives the bits that it gives with one thread: those in use, or
 /// one after a warning. Tried on a few contexts.
 int model_threads(const Experiment& experiment, Inputs& inputs,

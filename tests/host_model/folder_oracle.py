@@ -18,8 +18,9 @@ SIZES = {
     "vocab_size": 211, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": N_BLOCKS,
     "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
 }
+# A base so small that heads this narrow have long waves, short ones and some between, which are blended.
 LLAMA3_ROPE = {
-    "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.5}
