@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "activation_cache/activation_source.h"
@@ -11,6 +12,11 @@
 #include "core/json.h"
 
 namespace thresher::activation_cache {
+
+/// `corpus.kind` of a cache that was made from somebody's own activations (own_activations.h).
+inline constexpr const char* kOwnActivationsKind = "activations";
+/// What a hook point may be called in a cache: 1 to 200 letters, digits, '.', '_' and '-'.
+bool is_hook_point_name(std::string_view name);
 
 struct CacheConfig {
   std::string dir;

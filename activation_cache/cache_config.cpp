@@ -17,8 +17,9 @@ void CacheConfig::declare(FieldVisitor& fields) {
   fields.field(
       "dtype", dtype,
       {.help = "Element type on disk. float16 keeps three more bits than bfloat16 but holds "
-               "no value above 65504; an overflow is an error.",
-       .choices = {"bfloat16", "float16", "float32"}});
+               "no value above 65504; an overflow is an error. auto: bfloat16; of own activations "
+               "(and the default there) the type of the files, float64 as float32.",
+       .choices = {"bfloat16", "float16", "float32", "auto"}});
   fields.field(
       "unit_tokens", unit_tokens,
       {.help = "Tokens of one work unit, that is of one shard file; rounded down to whole "
@@ -37,7 +38,8 @@ void CacheConfig::declare(FieldVisitor& fields) {
   fields.field("drop_norm_above", drop_norm_above,
                {.help = "Drop rows whose norm exceeds this many times the median norm of non-first "
                         "positions, taken from the first unit; a row goes if any hook point's norm "
-                        "exceeds its limit. 0 turns the rule off.",
+                        "exceeds its limit. 0 turns the rule off, and is the default of own "
+                        "activations, which know no positions and no special tokens either.",
                 .min = 0,
                 .max = 1e9});
 }

@@ -86,6 +86,8 @@ struct CacheIdentity {
   std::vector<double> norm_limits;    // one a hook point; empty when the rule is off
 
   std::int64_t unit_contexts() const { return unit_tokens / context_tokens; }
+  /// Own activations: held-out rows stand between the others and are dropped.
+  bool has_held_out_rows() const;
   std::int64_t n_units() const;
   UnitRange unit_range(std::int64_t unit) const;
 

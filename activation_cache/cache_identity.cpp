@@ -31,6 +31,8 @@ std::int64_t ranged(const Json& json, std::string_view key, std::int64_t low, st
   return value;
 }
 
+}  // namespace
+
 bool is_hook_point_name(std::string_view name) {
   if (name.empty() || name.size() > 200 || name == "." || name == "..") return false;
   for (const char c : name) {
@@ -39,6 +41,8 @@ bool is_hook_point_name(std::string_view name) {
   }
   return true;
 }
+
+namespace {
 
 std::vector<HookPointWidth> read_hook_points(const Json& json, std::string_view where) {
   const Json::Array& items = json.at("hook_points").as_array("hook_points");
@@ -61,6 +65,11 @@ std::vector<HookPointWidth> read_hook_points(const Json& json, std::string_view 
 }
 
 }  // namespace
+
+bool CacheIdentity::has_held_out_rows() const {
+  const Json* kind = corpus.is_object() ? corpus.find("kind") : nullptr;
+  return kind != nullptr && kind->is_string() && kind->as_string() == kOwnActivationsKind;
+}
 
 std::int64_t CacheIdentity::n_units() const {
   return (n_contexts + unit_contexts() - 1) / unit_contexts();

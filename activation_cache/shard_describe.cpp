@@ -41,7 +41,8 @@ Layout read_layout(const std::filesystem::path& path, const CacheIdentity& ident
                     fmt::format("version {}, unit {}, first context {}", kFormatVersion, unit,
                                 range.first_context));
   }
-  record.dropped = {attributes[3], attributes[4], attributes[5]};
+  record.dropped = {attributes[3], attributes[4], attributes[5], 0};
+  if (identity.has_held_out_rows()) record.dropped.held_out = reader.attribute(kHeldOutAttribute);
   std::optional<std::int64_t> rows;
   for (const DatasetSpec& spec : shard_datasets(identity)) {
     const LayoutReader::Found data = reader.dataset(spec);
@@ -67,8 +68,7 @@ Layout read_layout(const std::filesystem::path& path, const CacheIdentity& ident
     layout.checksums.push_back(std::move(checksums));
   }
   record.rows = rows.value_or(0);
-  const std::int64_t n_dropped =
-      record.dropped.first + record.dropped.special + record.dropped.norm;
+  const std::int64_t n_dropped = record.dropped.total();
   if (record.rows + n_dropped != range.n_contexts * identity.context_tokens) {
     throw DataError(
         fmt::format("{}: {} rows and {} dropped positions", path.string(), record.rows, n_dropped),

@@ -16,6 +16,8 @@ Hdf5Handle hdf5_element_type(ElementType type, Hdf5Task task, const std::string&
 /// Attributes of a shard's root group: what cannot be computed from its datasets.
 inline constexpr const char* kShardAttributes[] = {
     "format_version", "unit", "first_context", "dropped_first", "dropped_special", "dropped_norm"};
+/// One more where the cache is of own activations.
+inline constexpr const char* kHeldOutAttribute = "dropped_held_out";
 
 /// Reads the layout of a shard. The file may have been left by a crash, so nothing is taken on
 /// trust. DataError, or IoError when the system refuses. Use inside an Hdf5Scope.

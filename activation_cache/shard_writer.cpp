@@ -115,6 +115,9 @@ std::vector<PlacedDataset> lay_out(const std::string& path, const CacheIdentity&
   for (std::size_t i = 0; i < attributes.size(); ++i) {
     writer.add_attribute(kShardAttributes[i], attributes[i]);
   }
+  if (identity.has_held_out_rows()) {
+    writer.add_attribute(kHeldOutAttribute, content.dropped.held_out);
+  }
   const std::string checksums = kChecksumGroup;
   for (const std::string& group :
        {std::string(kActivationGroup), std::string("contexts"), checksums,

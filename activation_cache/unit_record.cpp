@@ -11,16 +11,20 @@ DropCounts& DropCounts::operator+=(const DropCounts& other) {
   first += other.first;
   special += other.special;
   norm += other.norm;
+  held_out += other.held_out;
   return *this;
 }
 
 Json DropCounts::to_json() const {
-  return Json::object({{"first", first}, {"special", special}, {"norm", norm}});
+  Json json = Json::object({{"first", first}, {"special", special}, {"norm", norm}});
+  if (held_out > 0) json["held_out"] = held_out;
+  return json;
 }
 
 DropCounts DropCounts::from_json(const Json& json) {
+  const Json* held_out = json.find("held_out");
   return {json.at("first").as_int("first"), json.at("special").as_int("special"),
-          json.at("norm").as_int("norm")};
+          json.at("norm").as_int("norm"), held_out == nullptr ? 0 : held_out->as_int("held_out")};
 }
 
 Json UnitRecord::to_json(const CacheIdentity& identity) const {

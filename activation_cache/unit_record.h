@@ -16,6 +16,10 @@ struct DropCounts {
   std::int64_t first = 0;    // among the first positions of a document's piece
   std::int64_t special = 0;  // special token
   std::int64_t norm = 0;     // norm above the limit at some hook point
+  /// Kept for evaluation. Text is split before it is cut into units, so only own activations have
+  /// any; written where it is not 0.
+  std::int64_t held_out = 0;
+  std::int64_t total() const { return first + special + norm + held_out; }
   DropCounts& operator+=(const DropCounts& other);
   bool operator==(const DropCounts&) const = default;
   Json to_json() const;

@@ -80,7 +80,12 @@ Json bench_loader(const Experiment& experiment, std::int64_t steps, comm::Commun
 }
 
 Json bench_harvest(const Experiment& experiment, std::int64_t steps, comm::Communicator& comm) {
-  Inputs inputs = load_inputs(experiment, comm);
+  if (experiment.activations) {
+    throw ConfigError("bench harvest: the experiment reads activations alone",
+                      "an experiment with a host model");
+  }
+  Experiment own = experiment;
+  Inputs inputs = load_inputs(own, comm);
   const corpus::PackedContexts contexts = pack_contexts(inputs, corpus::Split::kTraining);
   const std::int64_t n = std::min(
       contexts.n_contexts, std::max<std::int64_t>(1, kForwardTokens / contexts.context_tokens));

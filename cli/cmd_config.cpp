@@ -22,8 +22,12 @@ void expect_path(const std::string& path, const std::string& key) {
 void run_check(const Options& options) {
   start(options);
   const Experiment experiment = load_experiment(options.path, options.overrides);
-  for (const std::string& path : experiment.corpus.paths) expect_path(path, "corpus.paths");
-  expect_path(experiment.host_model.weights, "host_model.weights");
+  if (experiment.activations) {
+    activation_cache::find_table_files(experiment.activations->paths, "activations.paths");
+  } else {
+    for (const std::string& path : experiment.corpus.paths) expect_path(path, "corpus.paths");
+    expect_path(experiment.host_model.weights, "host_model.weights");
+  }
   if (options.json) {
     print_result(Json::object({{"is_valid", true}, {"path", options.path}}).dump(2) + "\n");
   } else {

@@ -23,14 +23,20 @@ Experiment load_run(const std::filesystem::path& run_dir,
                       "a folder with config.resolved.yaml",
                       "`thresher run` and `thresher train` make one");
   }
-  return load_experiment(config, overrides);
+  Experiment experiment = load_experiment(config, overrides);
+  if (!experiment.train.is_settled()) {
+    throw ConfigError(fmt::format("{}: train.total_tokens is auto", config.string()),
+                      "the length that the run was trained for");
+  }
+  return experiment;
 }
 
 void run_eval(const Options& options, bool want_curve) {
   start(options);
   const std::filesystem::path run_dir = options.path;
-  const Experiment experiment = load_run(run_dir, options.overrides);
-  with_ranks(experiment.comm, [&](comm::Communicator& comm) {
+  const Experiment loaded = load_run(run_dir, options.overrides);
+  with_ranks(loaded.comm, [&](comm::Communicator& comm) {
+    Experiment experiment = loaded;  // ranks that are threads settle one each
     set_threads(experiment.run.threads, comm);
     Inputs inputs = load_inputs(experiment, comm);
     if (!want_curve) {

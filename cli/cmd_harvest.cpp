@@ -38,8 +38,9 @@ void run_harvest(const Options& options) {
           if (options.fresh) move_cache_aside(experiment.cache.dir);
         },
         "start the harvest");
-    Inputs inputs = load_inputs(experiment, comm);
-    const activation_cache::HarvestResult result = harvest_stage(experiment, inputs, comm);
+    Experiment own = experiment;  // ranks that are threads settle one each
+    Inputs inputs = load_inputs(own, comm);
+    const activation_cache::HarvestResult result = harvest_stage(own, inputs, comm);
     if (!comm.is_root()) return;
     stage->finish();
     if (options.json) {
@@ -59,8 +60,10 @@ void add_harvest(CLI::App& app, Action& action) {
   CLI::App* command =
       app.add_subcommand("harvest", "run text through the host model into an activation cache");
   command->footer(
-      "Reads the sections run, corpus, host_model, cache and comm; `thresher config reference`\n"
-      "lists their keys. Continues a cache that was begun; takes any number of ranks.");
+      "Reads the sections run, corpus and host_model (or activations, your own matrices), cache "
+      "and\n"
+      "comm; `thresher config reference` lists their keys. Continues a cache that was begun; takes "
+      "any number of ranks.");
   const auto options = std::make_shared<Options>();
   add_experiment_options(*command, *options);
   add_continue_options(*command, *options);

@@ -75,7 +75,7 @@ Outcome run_stages(Experiment experiment, bool fresh, comm::Communicator& comm) 
   StageClock clock;
   check_rank_count(experiment, comm);
   Inputs inputs = load_inputs(experiment, comm);
-  check_saes(experiment, *inputs.model);
+  check_saes(experiment, inputs);
   outcome.load_seconds = clock.lap();
   {
     // A fresh run gets its directory from the trainer, which first moves the old one aside.

@@ -199,10 +199,15 @@ Json config_json_schema() {
       continue;
     }
     properties[section.key] = section_schema(section);
-    if (!properties.at(section.key).at("required").as_array().empty()) {
+    const bool is_choice =
+        section.key == "corpus" || section.key == "host_model" || section.key == "activations";
+    if (!is_choice && !properties.at(section.key).at("required").as_array().empty()) {
       required.push_back(section.key);
     }
   }
+  const auto needs = [](Json keys) { return Json::object({{"required", std::move(keys)}}); };
+  const Json sources = Json::array(
+      {needs(Json::array({"corpus", "host_model"})), needs(Json::array({"activations"}))});
   const Json reference = Json::object({{"$ref", "#/$defs/sae"}});
   properties["sae"] = Json::object(
       {{"anyOf",
@@ -213,6 +218,7 @@ Json config_json_schema() {
                        {"type", "object"},
                        {"properties", std::move(properties)},
                        {"required", std::move(required)},
+                       {"oneOf", sources},
                        {"additionalProperties", false},
                        {"$defs", Json::object({{"sae", Json::object({{"oneOf", variants}})},
                                                {"range", range_schema()}})}});

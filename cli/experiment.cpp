@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "cli/experiment_read.h"
 #include "cli/sweep.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -13,40 +14,14 @@
 namespace thresher::cli {
 namespace {
 
-const std::vector<std::string> kSections = {"schema", "run",   "corpus",     "host_model", "cache",
-                                            "sae",    "train", "evaluation", "comm"};
-
-/// The section's map, or an empty one that stands for the whole file in messages.
-ConfigNode section_or_empty(const ConfigNode& root, const std::string& name) {
-  if (const ConfigNode* node = root.find(name)) return *node;
-  ConfigNode empty;
-  empty.kind = ConfigNode::Kind::kMap;
-  empty.file = root.file;
-  return empty;
-}
-
-template <class Section>
-void read_section(const ConfigNode& root, const std::string& name, Section& section) {
-  const ConfigNode node = section_or_empty(root, name);
-  ConfigReader reader(&node, name);
-  section.declare(reader);
-  reader.finish();
-}
+const std::vector<std::string> kSections = {"schema", "run", "corpus", "host_model", "activations",
+                                            "cache",  "sae", "train",  "evaluation", "comm"};
 
 /// The file's name without its extension, or the folder's name (which may hold dots: Qwen2.5-0.5B).
 std::string model_name(const std::filesystem::path& weights) {
   if (!std::filesystem::is_directory(weights)) return weights.stem().string();
   const bool ends_with_slash = weights.filename().empty();
   return (ends_with_slash ? weights.parent_path() : weights).filename().string();
-}
-
-/// Runs a check that knows nothing of places and puts the place of `node` before what it throws.
-void check_at(const ConfigNode& node, const std::function<void()>& check) {
-  try {
-    check();
-  } catch (const ConfigError& error) {
-    throw ConfigError(fmt::format("{}: {}", node.where(), error.what()));
-  }
 }
 
 void check_sections(const ConfigNode& root) {
@@ -150,34 +125,6 @@ void check_overrides(const Experiment& experiment) {
   }
 }
 
-void read_cache(const ConfigNode& root, Experiment& experiment) {
-  activation_cache::CacheConfig& cache = experiment.cache;
-  read_section(root, "cache", cache);
-  if (cache.dir.empty()) cache.dir = "caches/" + experiment.run.name;
-  const ConfigNode section = section_or_empty(root, "cache");
-  if (cache.hook_points.empty()) {
-    ConfigReader(&section, "cache")
-        .fail("hook_points", section.find("hook_points") == nullptr ? "is missing" : "is empty",
-              "at least one, for example [blocks.14.hook_resid_post]");
-  }
-}
-
-void check_hook_points(const ConfigNode& root, const activation_cache::CacheConfig& cache) {
-  const ConfigNode section = section_or_empty(root, "cache");
-  const ConfigNode* list = section.find("hook_points");
-  for (std::size_t i = 0; i < cache.hook_points.size(); ++i) {
-    const std::string& name = cache.hook_points[i];
-    const ConfigNode& place = list != nullptr && i < list->items.size() ? list->items[i] : section;
-    check_at(place, [&] { host_model::HookPoint::parse(name); });
-    for (std::size_t j = 0; j < i; ++j) {
-      if (cache.hook_points[j] == name) {
-        throw ConfigError(
-            fmt::format("{}: cache.hook_points[{}] = {} is there twice", place.where(), i, name));
-      }
-    }
-  }
-}
-
 void check_ranks(const ConfigNode& root, const comm::CommConfig& comm) {
   const ConfigNode section = section_or_empty(root, "comm");
   if (comm.ranks > 1 && comm.backend != "threads" && comm.backend != "auto") {
@@ -214,10 +161,8 @@ Experiment read_experiment(const ConfigNode& root, Purpose purpose) {
   check_sections(root);
   Experiment experiment;
   read_run(root, experiment.run);
-  read_section(root, "corpus", experiment.corpus);
-  read_section(root, "host_model", experiment.host_model);
+  read_source(root, experiment);
   read_cache(root, experiment);
-  check_hook_points(root, experiment.cache);
   read_saes(root, experiment);
   if (experiment.saes.empty() && purpose == Purpose::kWhole) {
     throw ConfigError(root.file + ": sae is missing", "a section `sae` with at least one SAE");
@@ -277,15 +222,19 @@ Json Experiment::resolved() const {
     config->declare(writer);
     list.push_back(writer.json());
   }
-  return Json::object({{"schema", 1},
-                       {"run", written(run)},
-                       {"corpus", written(corpus)},
-                       {"host_model", written(host_model)},
-                       {"cache", written(cache)},
-                       {"sae", std::move(list)},
-                       {"train", written(train)},
-                       {"evaluation", written(evaluation)},
-                       {"comm", written(comm)}});
+  Json out = Json::object({{"schema", 1}, {"run", written(run)}});
+  if (activations) {
+    out["activations"] = written(*activations);
+  } else {
+    out["corpus"] = written(corpus);
+    out["host_model"] = written(host_model);
+  }
+  out["cache"] = written(cache);
+  out["sae"] = std::move(list);
+  out["train"] = written(train);
+  out["evaluation"] = written(evaluation);
+  out["comm"] = written(comm);
+  return out;
 }
 
 trainer::TrainJob Experiment::train_job(bool fresh) const {
@@ -299,12 +248,17 @@ trainer::TrainJob Experiment::train_job(bool fresh) const {
   job.run_dir = run_dir();
   job.seed = seed();
   job.resolved_config = resolved();
+  job.fresh = fresh;
+  if (activations) {
+    job.export_metadata =
+        Json::object({{"dataset_path", fmt::format("{}", fmt::join(activations->paths, ", "))}});
+    return job;
+  }
   job.export_metadata =
       Json::object({{"model_name", model_name(host_model.weights)},
                     {"context_size", corpus.context_tokens},
                     {"dataset_path", fmt::format("{}", fmt::join(corpus.paths, ", "))},
                     {"prepend_bos", corpus.prepend_bos != "never"}});
-  job.fresh = fresh;
   return job;
 }
 
@@ -315,6 +269,10 @@ std::vector<SectionDescription> describe_sections() {
       described("corpus", "The text and how it is cut into contexts.", corpus::CorpusConfig{}));
   out.push_back(described("host_model", "The transformer whose activations are read.",
                           host_model::HostModelConfig{}));
+  out.push_back(described("activations",
+                          "Somebody's own activations, instead of `corpus` and `host_model` "
+                          "([own-data.md](own-data.md)).",
+                          activation_cache::OwnActivationsConfig{}));
   out.push_back(described("cache", "The activations on disk.", activation_cache::CacheConfig{}));
   for (const std::string& type : sae::sae_types()) {
     std::unique_ptr<sae::SaeConfig> config = sae::default_sae_config(type);

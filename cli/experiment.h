@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "activation_cache/cache.h"
+#include "activation_cache/own_activations.h"
 #include "comm/communicator.h"
 #include "core/config.h"
 #include "core/json.h"
@@ -34,6 +35,8 @@ struct RunConfig {
 /// A whole experiment file. Relative paths are relative to the working directory.
 struct Experiment {
   RunConfig run;
+  /// Somebody's own activations instead of `corpus` and `host_model`, which then say nothing.
+  std::optional<activation_cache::OwnActivationsConfig> activations;
   corpus::CorpusConfig corpus;
   host_model::HostModelConfig host_model;
   activation_cache::CacheConfig cache;

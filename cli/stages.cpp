@@ -9,10 +9,12 @@
 #include "activation_cache/harvest/pulse.h"
 #include "cli/ranks.h"
 #include "cli/run_status.h"
+#include "core/dtype.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "evaluation/clean_pass.h"
+#include "evaluation/row_evaluation.h"
 #include "sae/thread_check.h"
 #include "sae/training_sae.h"
 
@@ -42,7 +44,33 @@ void work_together(comm::Communicator& comm, std::string_view what,
   activation_cache::run_with_pulse(comm, what, [&](activation_cache::Pulse&) { work(); });
 }
 
-Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm) {
+namespace {
+
+Inputs open_own_activations(Experiment& experiment, comm::Communicator& comm) {
+  Inputs inputs;
+  work_together(comm, "open the files of activations", [&] {
+    inputs.rows = std::make_unique<activation_cache::OwnActivations>(*experiment.activations,
+                                                                     experiment.cache.hook_points);
+  });
+  inputs.files = activation_cache::identify_own_files(*inputs.rows, experiment.cache.dir, comm);
+  if (experiment.cache.dtype == "auto") {
+    experiment.cache.dtype = dtype_name(inputs.rows->dtype());
+  }
+  std::string widths;
+  for (const activation_cache::HookPointWidth& hook : inputs.rows->hook_points()) {
+    widths += fmt::format("{}{} x {}", widths.empty() ? "" : ", ", hook.hook_point, hook.d_in);
+  }
+  tell(comm, fmt::format("activations: {} rows ({} held out) of {}, {} files, {}; cache in {}",
+                         inputs.rows->n_rows(), inputs.rows->n_held_out(), widths,
+                         inputs.rows->files().size(), format_bytes(inputs.rows->activation_bytes()),
+                         experiment.cache.dtype));
+  return inputs;
+}
+
+}  // namespace
+
+Inputs load_inputs(Experiment& experiment, comm::Communicator& comm) {
+  if (experiment.activations) return open_own_activations(experiment, comm);
   Inputs inputs;
   work_together(comm, "load the text and the host model", [&] {
     const std::string& tokenizer = experiment.corpus.tokenizer;
@@ -119,10 +147,23 @@ int model_threads(const Experiment& experiment, Inputs& inputs,
   return 1;
 }
 
-void check_saes(const Experiment& experiment, const host_model::HostModel& model) {
+namespace {
+
+std::int64_t width_at(const Inputs& inputs, const std::string& hook_point) {
+  if (!inputs.rows) return inputs.model->info().width(host_model::HookPoint::parse(hook_point));
+  for (const activation_cache::HookPointWidth& hook : inputs.rows->hook_points()) {
+    if (hook.hook_point == hook_point) return hook.d_in;
+  }
+  THRESHER_CHECK(false, "SAEs look at hook points of the cache");
+}
+
+}  // namespace
+
+void check_saes(const Experiment& experiment, const Inputs& inputs) {
+  if (inputs.rows) evaluation::choose_held_out_rows(experiment.evaluation, *inputs.rows);
   for (std::size_t i = 0; i < experiment.saes.size(); ++i) {
     const sae::SaeConfig& config = *experiment.saes[i];
-    const std::int64_t width = model.info().width(host_model::HookPoint::parse(config.hook_point));
+    const std::int64_t width = width_at(inputs, config.hook_point);
     try {
       sae::make_training_sae(config, width);
     } catch (const ConfigError& error) {
@@ -141,19 +182,48 @@ void check_rank_count(const Experiment& experiment, const comm::Communicator& co
       fmt::format("start with a power of two up to {}; harvest alone takes any number", lanes));
 }
 
+namespace {
+
+void tell_estimate(const activation_cache::HarvestEstimate& estimate, const char* unit,
+                   const comm::Communicator& comm) {
+  log_info(fmt::format("harvest: {} {}, {} of {} units to do; {}",
+                       format_count(static_cast<double>(estimate.tokens)), unit,
+                       estimate.units_left, estimate.units,
+                       need(estimate.memory_bytes_per_rank, estimate.disk_bytes, estimate.seconds,
+                            comm.world_size())));
+}
+
+activation_cache::HarvestResult harvest_own_stage(const Experiment& experiment,
+                                                  const Inputs& inputs, comm::Communicator& comm) {
+  if (comm.is_root()) {
+    tell_estimate(activation_cache::estimate_own_harvest(experiment.cache, *inputs.rows,
+                                                         inputs.files.identity, comm.world_size()),
+                  "rows", comm);
+  }
+  const activation_cache::HarvestResult result = activation_cache::harvest_own(
+      experiment.cache, *inputs.rows, inputs.files.identity, comm, experiment.seed());
+  comm.agree(
+      [&] {
+        if (comm.is_root()) {
+          activation_cache::remember_own_files(inputs.files, experiment.cache.dir);
+        }
+      },
+      "remember the files of activations");
+  return result;
+}
+
+}  // namespace
+
 activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inputs& inputs,
                                               comm::Communicator& comm) {
+  if (inputs.rows) return harvest_own_stage(experiment, inputs, comm);
   corpus::PackedContexts contexts;
   work_together(comm, "pack the text",
                 [&] { contexts = pack_contexts(inputs, corpus::Split::kTraining); });
   if (comm.is_root()) {
     const activation_cache::HarvestEstimate estimate = activation_cache::estimate_harvest(
         experiment.cache, contexts, *inputs.model, comm.world_size());
-    log_info(fmt::format("harvest: {} tokens, {} of {} units to do; {}",
-                         format_count(static_cast<double>(estimate.tokens)), estimate.units_left,
-                         estimate.units,
-                         need(estimate.memory_bytes_per_rank, estimate.disk_bytes, estimate.seconds,
-                              comm.world_size())));
+    tell_estimate(estimate, "tokens", comm);
     if (estimate.seconds > kSlowerThanFloat32 * estimate.seconds_in_float32) {
       log_warning(fmt::format(
           "this processor multiplies bfloat16 {:.1f} times as slowly as float32: with "
@@ -193,6 +263,10 @@ trainer::TrainResult train_stage(Experiment& experiment, bool fresh, comm::Commu
   work_together(comm, "open the cache", [&] {
     source = activation_cache::open_cache_source(experiment.cache.dir);
     settle_lengths(experiment, *source, comm);
+    if (experiment.cache.dtype == "auto") {
+      experiment.cache.dtype =
+          activation_cache::read_cache_identity(experiment.cache.dir).at("dtype").as_string();
+    }
   });
   const trainer::TrainJob job = experiment.train_job(fresh);
   if (comm.is_root()) {

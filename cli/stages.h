@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "activation_cache/activation_source.h"
+#include "activation_cache/harvest/file_identity.h"
 #include "activation_cache/harvest/harvest.h"
 #include "cli/experiment.h"
 #include "cli/options.h"
@@ -19,11 +20,14 @@
 
 namespace thresher::cli {
 
-/// What harvest and evaluation read: the text, its tokenizer and the host model. One a rank.
+/// What harvest and evaluation read: the text, its tokenizer and the host model, or somebody's own
+/// rows and what is known of their files. One a rank.
 struct Inputs {
   std::unique_ptr<corpus::Tokenizer> tokenizer;
   std::unique_ptr<corpus::Corpus> corpus;
   std::unique_ptr<host_model::HostModel> model;
+  std::unique_ptr<activation_cache::OwnActivations> rows;
+  activation_cache::OwnFiles files;
 };
 
 /// Runs `work`, which must not communicate, on every rank for as long as it takes, and throws the
@@ -32,7 +36,8 @@ void work_together(comm::Communicator& comm, std::string_view what,
                    const std::function<void()>& work);
 
 /// All stages are collective and print what they need before they start (rank 0, to stderr).
-Inputs load_inputs(const Experiment& experiment, comm::Communicator& comm);
+/// Settles the cache's dtype where that follows from own activations.
+Inputs load_inputs(Experiment& experiment, comm::Communicator& comm);
 
 /// The contexts of a split. ConfigError if the model cannot read them: contexts longer than it
 /// knows positions for, or a token that it does not embed because the tokenizer is another model's.
@@ -43,10 +48,10 @@ corpus::PackedContexts pack_contexts(const Inputs& inputs, corpus::Split split);
 int model_threads(const Experiment& experiment, Inputs& inputs,
                   const corpus::PackedContexts& contexts);
 
-/// What can be checked of the SAEs once the model's width is known, before hours of harvest: k
-/// against the dictionary size and the like. ConfigError with the entry's place, the same on every
-/// rank.
-void check_saes(const Experiment& experiment, const host_model::HostModel& model);
+/// What can be checked of the SAEs and of the evaluation once the activations' width is known,
+/// before hours of harvest: k against the dictionary size, held-out rows and the like. ConfigError
+/// with the entry's place, the same on every rank.
+void check_saes(const Experiment& experiment, const Inputs& inputs);
 /// ConfigError, the same on every rank, unless the ranks divide the lanes.
 void check_rank_count(const Experiment& experiment, const comm::Communicator& comm);
 

@@ -14,6 +14,7 @@
 
 #include "core/error.h"
 #include "core/system_error.h"
+#include "core/utf8.h"
 
 namespace thresher {
 namespace {
@@ -95,7 +96,7 @@ void read_at(const FileDescriptor& file, std::uint64_t offset, std::span<std::by
       done += static_cast<std::size_t>(got);
     } else if (got == 0) {
       throw DataError(fmt::format("{}: the file ends at byte {}, {} bytes from byte {} are due",
-                                  path.string(), offset + done, out.size(), offset),
+                                  display_path(path), offset + done, out.size(), offset),
                       {}, "the file is truncated or was cut while it was being read");
     } else if (errno != EINTR) {
       throw_system_error(path, "read", errno);

@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "core/error.h"
+#include "core/utf8.h"
 
 namespace thresher {
 namespace {
@@ -34,7 +35,7 @@ void throw_system_error(const std::filesystem::path& path, std::string_view oper
                         int error_number) {
   const bool is_full = error_number == ENOSPC || error_number == EDQUOT;
   const std::string reason = std::generic_category().message(error_number);
-  throw IoError(fmt::format("{}: cannot {}: {}{}", path.string(), operation,
+  throw IoError(fmt::format("{}: cannot {}: {}{}", display_path(path), operation,
                             is_full ? "disk full: " : "", reason),
                 {}, hint_for(error_number));
 }

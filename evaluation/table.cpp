@@ -14,6 +14,7 @@ struct Column {
   const char* name;
   int decimals;
 };
+constexpr const char* kNoCrossEntropy = "ce_not_measured";
 constexpr std::array<Column, 10> kColumns = {{{"fvu", 3},
                                               {"l0", 1},
                                               {"ce_clean", 3},
@@ -30,10 +31,22 @@ std::string cell(const Json* value, int decimals) {
   return fmt::format("{:.{}f}", value->as_double(), decimals);
 }
 
+/// Without a host model the columns of cross-entropy would be empty; a line below says why.
+std::vector<Column> columns_of(const Json& evaluation) {
+  std::vector<Column> columns;
+  for (const Column& column : kColumns) {
+    const bool is_cross_entropy = std::string_view(column.name).starts_with("ce_");
+    if (is_cross_entropy && evaluation.find(kNoCrossEntropy) != nullptr) continue;
+    columns.push_back(column);
+  }
+  return columns;
+}
+
 std::vector<std::string> line_of(const std::string& label, const Json& figures,
+                                 const std::vector<Column>& columns,
                                  const Json* tokens_per_second) {
   std::vector<std::string> cells = {label};
-  for (const Column& column : kColumns)
+  for (const Column& column : columns)
     cells.push_back(cell(figures.find(column.name), column.decimals));
   cells.push_back(cell(tokens_per_second, 0));
   return cells;
@@ -72,7 +85,8 @@ std::string render(const std::vector<std::vector<std::string>>& lines) {
 
 std::string evaluation_table(const Json& evaluation) {
   std::vector<std::vector<std::string>> lines(1, {"sae"});
-  for (const Column& column : kColumns) {
+  const std::vector<Column> columns = columns_of(evaluation);
+  for (const Column& column : columns) {
     lines[0].emplace_back(std::string_view(column.name) == "n_tokens" ? "tokens" : column.name);
   }
   lines[0].emplace_back("tokens/s");
@@ -82,15 +96,19 @@ std::string evaluation_table(const Json& evaluation) {
     return rates == nullptr ? nullptr : rates->find(name);
   };
   for (const auto& [name, figures] : evaluation.at("candidates").as_object()) {
-    lines.push_back(line_of(name, figures, rate_of(name)));
+    lines.push_back(line_of(name, figures, columns, rate_of(name)));
     const Json* baselines = figures.find("baselines");
     if (baselines == nullptr) continue;
     for (const auto& [baseline, its_figures] : baselines->as_object()) {
-      lines.push_back(line_of(baseline_label(baseline, its_figures), its_figures,
+      lines.push_back(line_of(baseline_label(baseline, its_figures), its_figures, columns,
                               rate_of(name + "/" + baseline)));
     }
   }
-  return render(lines);
+  std::string text = render(lines);
+  if (const Json* reason = evaluation.find(kNoCrossEntropy)) {
+    text += fmt::format("cross-entropy is not measured: {}\n", reason->as_string());
+  }
+  return text;
 }
 
 }  // namespace thresher::evaluation

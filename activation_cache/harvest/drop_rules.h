@@ -11,7 +11,7 @@
 namespace thresher::activation_cache {
 
 /// Why a position is no row of the cache; the first rule that applies counts.
-enum class DropReason : std::uint8_t { kKept, kFirst, kSpecial, kNorm };
+enum class DropReason : std::uint8_t { kKept, kFirst, kSpecial, kNorm, kHeldOut };
 
 /// The rules of one cache, ready to be applied.
 class DropRules {

@@ -5,11 +5,14 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <utility>
 
 #include "activation_cache/cache_format.h"
 #include "activation_cache/harvest/harvest_plan.h"
+#include "activation_cache/harvest/host_units.h"
+#include "activation_cache/harvest/own_units.h"
 #include "activation_cache/harvest/pulse.h"
 #include "activation_cache/harvest/unit_worker.h"
 #include "activation_cache/manifest.h"
@@ -130,11 +133,14 @@ std::int64_t tokens_of(const CacheIdentity& identity, const std::vector<std::int
   return tokens;
 }
 
-void report(const std::filesystem::path& dir, const Manifest& manifest) {
-  log_info(fmt::format("{}: {} rows in {} units, {}; dropped {} first, {} special, {} by norm",
-                       dir.string(), manifest.rows, manifest.units.size(),
-                       format_bytes(manifest.bytes), manifest.dropped.first,
-                       manifest.dropped.special, manifest.dropped.norm));
+void report(const std::filesystem::path& dir, const Manifest& manifest, bool is_own) {
+  const DropCounts& dropped = manifest.dropped;
+  const std::string which =
+      is_own ? fmt::format("{} held out, {} by norm", dropped.held_out, dropped.norm)
+             : fmt::format("{} first, {} special, {} by norm", dropped.first, dropped.special,
+                           dropped.norm);
+  log_info(fmt::format("{}: {} rows in {} units, {}; dropped {}", dir.string(), manifest.rows,
+                       manifest.units.size(), format_bytes(manifest.bytes), which));
 }
 
 using UnitMaker = std::function<void(const std::vector<std::int64_t>& units, Pulse& pulse,
@@ -185,26 +191,22 @@ Closing close_folder(const std::filesystem::path& dir) {
   write_manifest(dir, identity, committed);
   failpoint(failpoints::kManifestWritten);
   const Manifest manifest = read_manifest(dir, identity);
-  report(dir, manifest);
+  report(dir, manifest, identity.has_held_out_rows());
   closing.rows = manifest.rows;
   return closing;
 }
 
-}  // namespace
+/// What a cache will be, but for the norm limits.
+using PlanCache = std::function<CacheIdentity()>;
 
-HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
-                      const Json& corpus_identity, const corpus::Tokenizer& tokenizer,
-                      host_model::HostModel& model, comm::Communicator& comm, std::uint64_t seed) {
+HarvestResult harvest_units(const std::filesystem::path& dir, const PlanCache& plan,
+                            const UnitWorker::MakeSource& make_source, comm::Communicator& comm) {
   const auto begin = std::chrono::steady_clock::now();
-  const std::filesystem::path dir = config.dir;
   CacheIdentity identity;
   std::optional<FolderLock> lock;
   Opening opening;
   run_with_pulse(comm, "harvest: opening the cache", [&](Pulse&) {
-    identity = plan_cache(config, contexts, model);
-    identity.tokenizer_fingerprint = tokenizer.fingerprint();
-    identity.corpus = corpus_identity;
-    identity.seed = seed;
+    identity = plan();
     if (comm.is_root()) opening = open_folder(dir, identity, lock);
   });
   opening = Opening::from_json(broadcast_json(comm, opening.to_json(), "harvest: units to do"));
@@ -216,14 +218,13 @@ HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& c
   }
   identity.norm_limits = opening.norm_limits;
 
-  const auto [tokens, was_stopped] =
-      make_units(identity, opening.todo, comm,
-                 [&](const std::vector<std::int64_t>& units, Pulse& pulse,
-                     const std::function<void()>& after_pass) {
-                   UnitWorker worker(dir, identity, opening.are_limits_known, contexts, tokenizer,
-                                     model, comm.rank());
-                   worker.run(units, pulse, after_pass);
-                 });
+  const auto [tokens, was_stopped] = make_units(
+      identity, opening.todo, comm,
+      [&](const std::vector<std::int64_t>& units, Pulse& pulse,
+          const std::function<void()>& after_pass) {
+        UnitWorker worker(dir, identity, opening.are_limits_known, make_source, comm.rank());
+        worker.run(units, pulse, after_pass);
+      });
   result.tokens = tokens;
 
   Closing closing;
@@ -243,6 +244,39 @@ HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& c
   result.rows = closed.at("rows").as_int();
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;
+}
+
+}  // namespace
+
+HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
+                      const Json& corpus_identity, const corpus::Tokenizer& tokenizer,
+                      host_model::HostModel& model, comm::Communicator& comm, std::uint64_t seed) {
+  return harvest_units(
+      config.dir,
+      [&] {
+        CacheIdentity identity = plan_cache(config, contexts, model);
+        identity.tokenizer_fingerprint = tokenizer.fingerprint();
+        identity.corpus = corpus_identity;
+        identity.seed = seed;
+        return identity;
+      },
+      [&](const CacheIdentity& identity) {
+        return std::make_unique<HostUnits>(identity, contexts, tokenizer, model);
+      },
+      comm);
+}
+
+HarvestResult harvest_own(const CacheConfig& config, const OwnActivations& rows,
+                          const Json& rows_identity, comm::Communicator& comm, std::uint64_t seed) {
+  return harvest_units(
+      config.dir,
+      [&] {
+        CacheIdentity identity = plan_own_cache(config, rows, rows_identity);
+        identity.seed = seed;
+        return identity;
+      },
+      [&](const CacheIdentity& identity) { return std::make_unique<OwnUnits>(identity, rows); },
+      comm);
 }
 
 }  // namespace thresher::activation_cache

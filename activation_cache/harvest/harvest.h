@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "activation_cache/cache.h"
+#include "activation_cache/own_activations.h"
 #include "comm/communicator.h"
 #include "corpus/corpus.h"
 #include "host_model/host_model.h"
@@ -37,6 +38,14 @@ HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& c
 
 HarvestEstimate estimate_harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
                                  const host_model::HostModel& model, int world_size);
+
+/// The same from somebody's own rows instead of text and host model; a context is one row, and the
+/// rows that are held out are dropped. `rows_identity` is what decides them (file_identity.h).
+/// DataError naming file and row for a value that is not finite or does not fit the cache's dtype.
+HarvestResult harvest_own(const CacheConfig& config, const OwnActivations& rows,
+                          const Json& rows_identity, comm::Communicator& comm, std::uint64_t seed);
+HarvestEstimate estimate_own_harvest(const CacheConfig& config, const OwnActivations& rows,
+                                     const Json& rows_identity, int world_size);
 
 /// The rule by which positions are kept, shared by harvest and evaluation: true where a row of
 /// activations belongs to the cache. `token_ids` and `positions` are [n_contexts, context_tokens]

@@ -127,10 +127,29 @@ std::uint64_t shard_bytes_at_most(const CacheIdentity& identity, std::int64_t un
   return bytes;
 }
 
-HarvestEstimate estimate_harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
-                                 const host_model::HostModel& model, int world_size) {
-  const CacheIdentity identity = plan_cache(config, contexts, model);
-  const std::filesystem::path dir = config.dir;
+CacheIdentity plan_own_cache(const CacheConfig& config, const OwnActivations& rows,
+                             const Json& rows_identity) {
+  if (config.dir.empty()) throw ConfigError("cache.dir: no folder is given", "a path");
+  THRESHER_CHECK(config.drop_first_positions == 0 && !config.drop_special_tokens,
+                 "own rows have no positions and no tokenizer");
+  CacheIdentity identity;
+  identity.host_family = "none";
+  identity.corpus = rows_identity;
+  identity.hook_points = rows.hook_points();
+  identity.dtype = parse_dtype(config.dtype);
+  identity.context_tokens = 1;
+  identity.n_contexts = rows.n_rows();
+  identity.unit_tokens = config.unit_tokens;
+  identity.drop_norm_above = config.drop_norm_above;
+  identity.forward_contexts = std::clamp<std::int64_t>(kForwardTokens, 1, identity.unit_contexts());
+  identity.block_rows = default_block_rows(identity.hook_points, identity.dtype);
+  return identity;
+}
+
+namespace {
+
+/// What is left to do of a cache, and its room on disk.
+HarvestEstimate estimate_units(const std::filesystem::path& dir, const CacheIdentity& identity) {
   CommittedUnits committed;
   try {
     if (std::filesystem::exists(dir / kIdentityFile)) {
@@ -147,6 +166,28 @@ HarvestEstimate estimate_harvest(const CacheConfig& config, const corpus::Packed
     estimate.tokens += identity.unit_range(unit).n_contexts * identity.context_tokens;
     estimate.disk_bytes += shard_bytes_at_most(identity, unit);
   }
+  return estimate;
+}
+
+}  // namespace
+
+HarvestEstimate estimate_own_harvest(const CacheConfig& config, const OwnActivations& rows,
+                                     const Json& rows_identity, int world_size) {
+  // Encoding, two checksums, reading back and syncing; measured on one core with a fast disk.
+  constexpr double kBytesPerSecond = 150e6;
+  const CacheIdentity identity = plan_own_cache(config, rows, rows_identity);
+  HarvestEstimate estimate = estimate_units(config.dir, identity);
+  estimate.memory_bytes_per_rank = UnitBuffer::memory_bytes(identity);
+  estimate.seconds = static_cast<double>(rows.activation_bytes()) *
+                     static_cast<double>(estimate.tokens) / static_cast<double>(rows.n_rows()) /
+                     kBytesPerSecond / std::max(1, world_size);
+  return estimate;
+}
+
+HarvestEstimate estimate_harvest(const CacheConfig& config, const corpus::PackedContexts& contexts,
+                                 const host_model::HostModel& model, int world_size) {
+  const CacheIdentity identity = plan_cache(config, contexts, model);
+  HarvestEstimate estimate = estimate_units(config.dir, identity);
   // Buffers of a forward pass: the residual stream, attention and an MLP some times as wide, in
   // the model's type.
   constexpr std::int64_t kForwardValuesPerWidth = 24;

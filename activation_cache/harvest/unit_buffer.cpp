@@ -1,10 +1,10 @@
 #include "activation_cache/harvest/unit_buffer.h"
 
-#include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "activation_cache/harvest/drop_rules.h"
 #include "core/error.h"
@@ -27,7 +27,8 @@ bool fits(Dtype dtype, float value) {
 
 }  // namespace
 
-UnitBuffer::UnitBuffer(const CacheIdentity& identity) : identity_(identity) {
+UnitBuffer::UnitBuffer(const CacheIdentity& identity, Complaint complaint)
+    : identity_(identity), complaint_(std::move(complaint)) {
   const auto positions = static_cast<std::size_t>(
       std::min(identity.unit_contexts(), identity.n_contexts) * identity.context_tokens);
   for (const HookPointWidth& hook : identity.hook_points) {
@@ -52,14 +53,9 @@ std::uint64_t UnitBuffer::memory_bytes(const CacheIdentity& identity) {
 
 void UnitBuffer::begin(std::int64_t unit) { unit_ = unit; }
 
-void UnitBuffer::store(std::size_t hook, std::int64_t first_position,
-                       const at::Tensor& activation) {
+void UnitBuffer::store(std::size_t hook, std::int64_t first_position, std::span<const float> all) {
   const auto width = static_cast<std::size_t>(identity_.hook_points[hook].d_in);
-  THRESHER_CHECK(activation.dim() == 2 && activation.size(1) == static_cast<std::int64_t>(width),
-                 "activations are [tokens, d_in]");
-  const at::Tensor values = activation.to(at::kCPU, at::kFloat).contiguous();
-  const std::span<const float> all(values.const_data_ptr<float>(),
-                                   static_cast<std::size_t>(values.numel()));
+  THRESHER_CHECK(all.size() % width == 0, "activations are [positions, d_in]");
   Hook& buffer = hooks_[hook];
   const std::size_t row_bytes = width * dtype_bytes(identity_.dtype);
   const auto first = static_cast<std::size_t>(first_position);
@@ -92,12 +88,7 @@ void UnitBuffer::check_fits(std::int64_t position) const {
 
 void UnitBuffer::fail(std::size_t hook, std::int64_t position, std::string_view problem,
                       std::string_view expected, std::string_view hint) const {
-  const std::int64_t context =
-      identity_.unit_range(unit_).first_context + position / identity_.context_tokens;
-  throw DataError(fmt::format("harvest: {}: {} (unit {}, context {}, position {})",
-                              identity_.hook_points[hook].hook_point, problem, unit_, context,
-                              position % identity_.context_tokens),
-                  expected, hint);
+  throw DataError(complaint_(hook, position, problem), expected, hint);
 }
 
 }  // namespace thresher::activation_cache

@@ -25,8 +25,9 @@ class Documentation(unittest.TestCase):
 
     def test_the_schema_accepts_the_experiments_and_refuses_a_typo(self):
         schema = json.loads(run("config", "reference", "--json-schema").stdout)
-        self.assertEqual(set(schema["properties"]), {"schema", "run", "corpus", "host_model", "cache", "sae", "train",
-                                                     "evaluation", "comm"})
+        self.assertEqual(set(schema["properties"]), {"schema", "run", "corpus", "host_model", "activations", "cache",
+                                                     "sae", "train", "evaluation", "comm"})
+        self.assertEqual(schema["oneOf"], [{"required": ["corpus", "host_model"]}, {"required": ["activations"]}])
         train = schema["properties"]["train"]
         self.assertFalse(train["additionalProperties"])
         self.assertEqual(train["required"], [])
