@@ -7,6 +7,7 @@
 #include "cli/curve.h"
 #include "cli/ranks.h"
 #include "cli/stages.h"
+#include "cli/text_inputs.h"
 #include "core/config.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -28,6 +29,7 @@ Experiment load_run(const std::filesystem::path& run_dir,
     throw ConfigError(fmt::format("{}: train.total_tokens is auto", config.string()),
                       "the length that the run was trained for");
   }
+  use_kept_input(experiment);
   return experiment;
 }
 

@@ -9,6 +9,7 @@
 #include "activation_cache/harvest/pulse.h"
 #include "cli/ranks.h"
 #include "cli/run_status.h"
+#include "cli/text_inputs.h"
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -72,12 +73,13 @@ Inputs open_own_activations(Experiment& experiment, comm::Communicator& comm) {
 Inputs load_inputs(Experiment& experiment, comm::Communicator& comm) {
   if (experiment.activations) return open_own_activations(experiment, comm);
   Inputs inputs;
+  const corpus::CorpusConfig text_config = readable_corpus(experiment, comm);
   work_together(comm, "load the text and the host model", [&] {
     const std::string& tokenizer = experiment.corpus.tokenizer;
     inputs.tokenizer =
         corpus::load_tokenizer(tokenizer.empty() ? experiment.host_model.weights : tokenizer);
     inputs.corpus =
-        std::make_unique<corpus::Corpus>(experiment.corpus, *inputs.tokenizer, experiment.seed());
+        std::make_unique<corpus::Corpus>(text_config, *inputs.tokenizer, experiment.seed());
     inputs.model = host_model::load_host_model(experiment.host_model);
   });
   const corpus::CorpusSummary& text = inputs.corpus->summary();
@@ -220,6 +222,7 @@ activation_cache::HarvestResult harvest_stage(const Experiment& experiment, Inpu
   corpus::PackedContexts contexts;
   work_together(comm, "pack the text",
                 [&] { contexts = pack_contexts(inputs, corpus::Split::kTraining); });
+  if (comm.is_root()) warn_about_text(inputs.corpus->summary(), contexts);
   if (comm.is_root()) {
     const activation_cache::HarvestEstimate estimate = activation_cache::estimate_harvest(
         experiment.cache, contexts, *inputs.model, comm.world_size());

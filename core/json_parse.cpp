@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/json_reason.h"
 
 namespace thresher {
 namespace {
@@ -18,18 +19,6 @@ std::string line_and_column(std::string_view text, std::size_t position) {
   const std::size_t column =
       last_break == std::string_view::npos ? before.size() + 1 : before.size() - last_break;
   return fmt::format("line {}, column {}", line, column);
-}
-
-// What went wrong, without nlohmann's own number and place, and without bytes of the input.
-std::string reason_of(const nlohmann::json::exception& error) {
-  std::string_view text = error.what();
-  for (const std::string_view mark :
-       {"syntax error while ", "[json.exception.out_of_range.406] "}) {
-    if (const auto at = text.find(mark); at != std::string_view::npos) {
-      text.remove_prefix(at + mark.size());
-    }
-  }
-  return std::string(text.substr(0, text.find("; last read:")));
 }
 
 // Builds a Json value from events; refuses duplicate keys and deep nesting while they are read.
@@ -62,7 +51,7 @@ class Builder {
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::json::exception& error) {
     throw DataError(fmt::format("{}: not valid JSON at {}: {}", where_,
-                                line_and_column(text_, position), reason_of(error)));
+                                line_and_column(text_, position), json_error_reason(error)));
   }
 
   Json take() { return std::move(root_); }
@@ -107,6 +96,17 @@ class Builder {
 };
 
 }  // namespace
+
+std::string json_error_reason(const std::exception& error) {
+  std::string_view text = error.what();
+  for (const std::string_view mark :
+       {"syntax error while ", "[json.exception.out_of_range.406] "}) {
+    if (const auto at = text.find(mark); at != std::string_view::npos) {
+      text.remove_prefix(at + mark.size());
+    }
+  }
+  return std::string(text.substr(0, text.find("; last read:")));
+}
 
 Json Json::parse(std::string_view text, std::string_view where, int max_depth) {
   // nlohmann takes a NUL for the end of the text and would not look at what stands behind it.

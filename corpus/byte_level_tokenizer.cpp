@@ -29,6 +29,7 @@ class ByteLevelTokenizer : public Tokenizer {
   std::int64_t vocabulary_size() const override { return static_cast<std::int64_t>(bytes_.size()); }
   std::optional<std::int32_t> bos_id() const override { return bos_id_; }
   std::optional<std::int32_t> eos_id() const override { return eos_id_; }
+  bool adds_bos() const override { return adds_bos_; }
   bool is_special(std::int32_t id) const override {
     return id >= 0 && id < vocabulary_size() && is_special_[id] != 0;
   }
@@ -51,6 +52,7 @@ class ByteLevelTokenizer : public Tokenizer {
   std::vector<std::string> bytes_;  // of each token
   std::vector<std::uint8_t> is_special_;
   std::optional<std::int32_t> bos_id_, eos_id_;
+  bool adds_bos_ = false;
   std::string fingerprint_;
 };
 
@@ -97,6 +99,7 @@ ByteLevelTokenizer::ByteLevelTokenizer(const ByteLevelVocabulary& vocabulary)
   read_merges(vocabulary);
   bos_id_ = checked_id(vocabulary.bos_id, "bos", vocabulary);
   eos_id_ = checked_id(vocabulary.eos_id, "eos", vocabulary);
+  adds_bos_ = bos_id_ && vocabulary.adds_bos;
   for (const auto& id : {bos_id_, eos_id_}) {
     if (id) is_special_[*id] = 1;
   }

@@ -23,6 +23,7 @@ struct ByteLevelVocabulary {
   std::vector<std::string> merges;        // "left right", best first
   std::optional<std::int64_t> bos_id;
   std::optional<std::int64_t> eos_id;
+  bool adds_bos = false;  // Tokenizer::adds_bos; decides no ids
 };
 
 /// Control (and unknown) tokens are special; user-defined ones are ordinary text that is always one

@@ -7,8 +7,9 @@
 #include <span>
 
 #include "core/error.h"
-#include "core/files.h"
 #include "core/hash.h"
+#include "corpus/document_reader.h"
+#include "corpus/standard_input.h"
 #include "corpus/text_files.h"
 
 namespace thresher::corpus {
@@ -19,27 +20,23 @@ double split_draw(std::string_view text) {
   return std::ldexp(static_cast<double>(xxh3_64(text) >> 11), -53);
 }
 
-/// Non-empty pieces of `text` between separators, in order.
-std::vector<std::string_view> cut_documents(std::string_view text, std::string_view separator) {
-  std::vector<std::string_view> pieces;
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t found =
-        separator.empty() ? std::string_view::npos : text.find(separator, begin);
-    const std::size_t end = std::min(found, text.size());
-    if (end > begin) pieces.push_back(text.substr(begin, end - begin));
-    begin = end + separator.size();
-    if (found == std::string_view::npos) break;
+/// Fields that say where text is and how to read it; what was read is in the fingerprint.
+bool says_how_to_read(std::string_view field) {
+  for (const std::string_view name :
+       {"paths", "tokenizer", "format", "field", "bad_lines", "max_expansion"}) {
+    if (field == name) return true;
   }
-  return pieces;
+  return false;
 }
 
 }  // namespace
 
 void CorpusConfig::declare(FieldVisitor& fields) {
-  fields.field("paths", paths,
-               {.help = "Text files in UTF-8, or folders of which every *.txt is read, in byte "
-                        "order of the path",
-                .is_required = true});
+  fields.field(
+      "paths", paths,
+      {.help = "Text in UTF-8, plain or JSON lines, packed with gzip or zstd or not: files, "
+               "folders (every *.txt or *.jsonl below), or - for standard input",
+       .is_required = true});
   fields.field(
       "context_tokens", context_tokens,
       {.help = "Length of the contexts that the host model sees", .unit = "tokens", .min = 2});
@@ -50,7 +47,8 @@ void CorpusConfig::declare(FieldVisitor& fields) {
        .max = 0.9});
   fields.field(
       "document_separator", document_separator,
-      {.help = "Text that separates the documents of a file; empty: a file is one document"});
+      {.help = "Text that separates the documents of a plain text file; empty: a file is one "
+               "document"});
   fields.field("prepend_bos", prepend_bos,
                {.help = "Where the tokenizer's BOS token is put: never, or before each document",
                 .choices = {"never", "document"}});
@@ -60,6 +58,21 @@ void CorpusConfig::declare(FieldVisitor& fields) {
   fields.field("tokenizer", tokenizer,
                {.help = "A tokenizer.json, a folder with one, or a GGUF; empty: the tokenizer of "
                         "host_model.weights"});
+  fields.field("format", format,
+               {.help = "How files are read; auto goes by their names (.jsonl and .ndjson are JSON "
+                        "lines, before .gz or .zst too)",
+                .choices = {"auto", "text", "jsonl"}});
+  fields.field("field", field,
+               {.help = "Key of a JSON line's text; dots lead into objects (meta.text)"});
+  fields.field(
+      "bad_lines", bad_lines,
+      {.help = "What becomes of a JSON line without that text: error, or skip and count it",
+       .choices = {"error", "skip"}});
+  fields.field("max_expansion", max_expansion,
+               {.help = "Times its own size that a packed file may have after the first 16 MiB; a "
+                        "guard against hostile files",
+                .min = 1,
+                .max = 1e6});
 }
 
 Corpus::Corpus(const CorpusConfig& config, const Tokenizer& tokenizer, std::uint64_t seed)
@@ -69,25 +82,36 @@ Corpus::Corpus(const CorpusConfig& config, const Tokenizer& tokenizer, std::uint
         "corpus.prepend_bos: 'document', but the host model's tokenizer has no BOS token",
         "prepend_bos: never");
   }
+  if (wants_standard_input(config_.paths)) {
+    throw ConfigError("corpus.paths: '-' cannot be read here", "files or folders");
+  }
   read_documents();
   split_documents();
 }
 
 void Corpus::read_documents() {
-  for (const std::filesystem::path& path : find_text_files(config_.paths)) {
-    const std::string text = read_text_file(path);
-    const TextOddities oddities = check_is_text(text, path);
-    summary_.n_nul_bytes += oddities.n_nul_bytes;
-    summary_.n_invalid_utf8_bytes += oddities.n_invalid_utf8_bytes;
-    std::int64_t number = 0;
-    for (const std::string_view piece : cut_documents(text, config_.document_separator)) {
-      documents_.push_back({fmt::format("{}#{}", path.string(), number++), std::string(piece)});
-      summary_.n_bytes += static_cast<std::int64_t>(piece.size());
-    }
+  files_ = find_text_files(config_.paths, config_.format);
+  DocumentFormat format;
+  format.separator = config_.document_separator;
+  format.field = config_.field;
+  format.skip_bad_lines = config_.bad_lines == "skip";
+  format.max_expansion = config_.max_expansion;
+  for (std::size_t i = 0; i < files_.size(); ++i) {
+    format.is_json_lines = files_[i].is_json_lines;
+    const FileReport report = corpus::read_documents(
+        files_[i].path, format, [&](std::string_view text, std::int64_t number) {
+          texts_.append(text);
+          documents_.push_back({static_cast<std::uint32_t>(i), number});
+          summary_.n_bytes += static_cast<std::int64_t>(text.size());
+        });
+    summary_.n_nul_bytes += report.n_nul_bytes;
+    summary_.n_invalid_utf8_bytes += report.n_invalid_utf8_bytes;
+    if (summary_.n_bad_lines == 0) summary_.first_bad_line = report.first_bad_line;
+    summary_.n_bad_lines += report.n_bad_lines;
   }
   if (documents_.empty()) {
     throw ConfigError(fmt::format("corpus.paths: no text in {}", fmt::join(config_.paths, ", ")),
-                      "at least one document that is not empty");
+                      "at least one document that is not empty", summary_.first_bad_line);
   }
   if (documents_.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
     throw ConfigError(fmt::format("corpus: {} documents", documents_.size()),
@@ -96,8 +120,9 @@ void Corpus::read_documents() {
 }
 
 void Corpus::split_documents() {
-  for (Document& document : documents_) {
-    document.is_held_out = split_draw(document.text) < config_.held_out_fraction;
+  for (std::size_t i = 0; i < documents_.size(); ++i) {
+    Document& document = documents_[i];
+    document.is_held_out = split_draw(texts_.text(i)) < config_.held_out_fraction;
     ++(document.is_held_out ? summary_.n_held_out_documents : summary_.n_training_documents);
   }
   summary_.n_documents = static_cast<std::int64_t>(documents_.size());
@@ -114,10 +139,12 @@ void Corpus::split_documents() {
       "out");
 }
 
-const std::string& Corpus::document_name(std::int64_t document) const {
+std::string Corpus::document_name(std::int64_t document) const {
   THRESHER_CHECK(document >= 0 && document < summary_.n_documents,
                  fmt::format("document {}", document));
-  return documents_[document].name;
+  const Document& found = documents_[static_cast<std::size_t>(document)];
+  const TextFile& file = files_[found.file];
+  return fmt::format("{}{}{}", file.path.string(), file.is_json_lines ? ':' : '#', found.number);
 }
 
 std::string Corpus::fingerprint() const {
@@ -126,7 +153,7 @@ std::string Corpus::fingerprint() const {
   config.declare(writer);
   Json without_paths = Json::object();
   for (const auto& [key, value] : writer.json().as_object()) {
-    if (key != "paths" && key != "tokenizer") without_paths[key] = value;
+    if (!says_how_to_read(key)) without_paths[key] = value;
   }
   Sha256 hash;
   const auto add = [&hash](std::string_view text) {
@@ -138,7 +165,7 @@ std::string Corpus::fingerprint() const {
   add(without_paths.dump());
   add(tokenizer_->fingerprint());
   add(std::to_string(seed_));
-  for (const Document& document : documents_) add(document.text);
+  for (std::size_t i = 0; i < texts_.size(); ++i) add(texts_.text(i));
   return hash.hex();
 }
 

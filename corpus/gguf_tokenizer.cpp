@@ -36,6 +36,8 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& gguf
   vocabulary.merges = file.strings("tokenizer.ggml.merges");
   vocabulary.bos_id = optional_id(file, "tokenizer.ggml.bos_token_id");
   vocabulary.eos_id = optional_id(file, "tokenizer.ggml.eos_token_id");
+  constexpr std::string_view kAddsBos = "tokenizer.ggml.add_bos_token";
+  vocabulary.adds_bos = file.has(kAddsBos) && file.boolean(kAddsBos);
   return make_byte_level_tokenizer(vocabulary);
 }
 

@@ -45,7 +45,7 @@ PackedContexts Corpus::pack(Split split) const {
     if (has_limit && static_cast<std::int64_t>(packed.token_ids.size()) >= config_.max_tokens)
       break;
     const std::int32_t document = members[order(i)];
-    const std::string& text = documents_[document].text;
+    const std::string_view text = texts_.text(static_cast<std::size_t>(document));
     if (config_.prepend_bos == "document") packed.token_ids.push_back(*tokenizer_->bos_id());
     const std::vector<std::int32_t> ids = tokenizer_->encode(text);
     packed.token_ids.insert(packed.token_ids.end(), ids.begin(), ids.end());

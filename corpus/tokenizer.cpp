@@ -11,9 +11,10 @@ namespace thresher::corpus {
 namespace {
 
 bool is_gguf(const std::filesystem::path& path) {
+  const FileDescriptor file = open_for_reading(path);
   std::array<char, 4> magic{};
   if (thresher::file_size(path) < magic.size()) return false;
-  read_at(open_for_reading(path), 0, std::as_writable_bytes(std::span(magic)), path);
+  read_at(file, 0, std::as_writable_bytes(std::span(magic)), path);
   return std::string_view(magic.data(), magic.size()) == "GGUF";
 }
 

@@ -1,5 +1,5 @@
 thresher_add_test(core_test
-  SOURCES dtype_test.cpp files_test.cpp hash_test.cpp json_test.cpp npy_test.cpp random_test.cpp small_parts_test.cpp
+  SOURCES dtype_test.cpp files_test.cpp hash_test.cpp json_field_test.cpp json_test.cpp npy_test.cpp random_test.cpp small_parts_test.cpp
   DEPENDS core)
 thresher_add_test(core_safetensors_test SOURCES safetensors_test.cpp safetensors_shards_test.cpp allocation_meter.cpp DEPENDS core)
 

@@ -216,7 +216,7 @@ TEST_F(CorpusTest, ExplainsPathsThatCannotBeRead) {
             "corpus.paths: 'DIR/none.txt' does not exist");
   fs::create_directories(folder_ / "empty");
   EXPECT_EQ(message_of<ConfigError>(config({(folder_ / "empty").string()})),
-            "corpus.paths: folder 'DIR/empty' has no *.txt at any depth");
+            "corpus.paths: folder 'DIR/empty' has no *.txt or *.jsonl at any depth");
   const std::string file = write("a.txt", "text text");
   EXPECT_EQ(message_of<ConfigError>(config({file, folder_.string()})),
             "corpus.paths: 'DIR/a.txt' is named twice");
@@ -229,8 +229,8 @@ TEST_F(CorpusTest, ExplainsTextThatCannotBeUsed) {
             "corpus.paths: no text in DIR/a.txt");
   EXPECT_EQ(message_of<ConfigError>(config({write("a.txt", "abc")})),
             "corpus: the training text has 3 tokens, fewer than one context of 4");
-  EXPECT_EQ(message_of<DataError>(config({write("a.gz", "\x1F\x8B\x08\xFF\xFE\xFD text")})),
-            "DIR/a.gz: is not text: 4 of its 11 bytes are NUL or not valid UTF-8");
+  EXPECT_EQ(message_of<DataError>(config({write("a.png", "\x1F\x8A\x08\xFF\xFE\xFD text")})),
+            "DIR/a.png: is not text: 4 of its 11 bytes are NUL or not valid UTF-8");
   EXPECT_EQ(message_of<DataError>(config({write("a.txt", "\xFF\xFE" + std::string("a\0b\0", 4))})),
             "DIR/a.txt: starts with the byte order mark of UTF-16 or UTF-32");
 }

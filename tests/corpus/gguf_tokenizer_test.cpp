@@ -21,6 +21,7 @@ struct Metadata {
   std::string pretokenizer = "smollm";
   bool with_merges = true;
   bool with_space_prefix = false;
+  bool adds_bos = false;
 };
 
 std::string gguf_bytes(const Metadata& metadata) {
@@ -37,6 +38,7 @@ std::string gguf_bytes(const Metadata& metadata) {
       .uint32("tokenizer.ggml.bos_token_id", testing::kEnd)
       .entry("tokenizer.ggml.add_space_prefix", 7,
              std::string(1, metadata.with_space_prefix ? 1 : 0));
+  if (metadata.adds_bos) builder.entry("tokenizer.ggml.add_bos_token", 7, std::string(1, 1));
   if (metadata.with_merges) builder.strings("tokenizer.ggml.merges", vocabulary.merges);
   return builder.bytes();
 }
@@ -63,6 +65,14 @@ TEST(GgufTokenizer, IsWhatTheMetadataSay) {
   EXPECT_EQ(tokenizer->eos_id(), std::nullopt);
   EXPECT_TRUE(tokenizer->is_special(testing::kEnd));
   EXPECT_EQ(tokenizer->vocabulary_size(), 263);
+}
+
+TEST(GgufTokenizer, KnowsWhetherTheModelPutsBosBeforeText) {
+  const TemporaryFile without(gguf_bytes({})), with(gguf_bytes({.adds_bos = true}));
+  EXPECT_FALSE(load_gguf_tokenizer(without.path())->adds_bos());
+  EXPECT_TRUE(load_gguf_tokenizer(with.path())->adds_bos());
+  EXPECT_EQ(load_gguf_tokenizer(with.path())->fingerprint(),
+            load_gguf_tokenizer(without.path())->fingerprint());
 }
 
 TEST(GgufTokenizer, RefusesWhatItCannotDoExactly) {

@@ -42,6 +42,7 @@ class JsonTokenizerTest : public ::testing::Test {
     return load_tokenizer(folder_.path());
   }
   void write(const std::string& name, const std::string& text) const {
+    std::filesystem::remove(folder_ / name);  // file systems flush a file that is emptied
     std::ofstream(folder_ / name, std::ios::binary) << text;
   }
   /// First line of the error, the file's name without its folder.
@@ -299,7 +300,7 @@ TEST_F(JsonTokenizerTest, SurvivesDamageAnywhere) {
   const std::string good = small_file().dump();
   const RandomStream random(7, "damage");
   int n_refused = 0;
-  constexpr int kFiles = 2000;
+  constexpr int kFiles = 1000;
   for (int i = 0; i < kFiles; ++i) {
     std::string bad = good;
     for (std::uint64_t j = 0; j < 3; ++j) {

@@ -23,12 +23,13 @@ ABOVE["trainer"] = {"core", "comm", "kernels", "activation_cache", "sae"}
 OUTSIDE = {
     "yaml-cpp/": {"core"}, "spdlog/": {"core"}, "nlohmann/": {"core"}, "openssl/": {"core"}, "xxhash": {"core"},
     "mpi.h": {"comm"}, "nccl": {"comm"}, "cuda_runtime": {"kernels"}, "pcre2": {"corpus"}, "utf8proc": {"corpus"},
+    "zlib.h": {"corpus"}, "zstd.h": {"corpus"},
     "hdf5": {"activation_cache"}, "H5": {"activation_cache"}, "CLI/": {"cli"},
     "ATen/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli"},
     "c10/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli"},
 }
 ONLY_IN_SOURCES = ["fmt/", "yaml-cpp/", "spdlog/", "nlohmann/", "openssl/", "xxhash", "mpi.h", "nccl", "pcre2", "utf8proc",
-                   "CLI/", "ATen/ATen.h"]
+                   "zlib.h", "zstd.h", "CLI/", "ATen/ATen.h"]
 # The RAII wrapper is private to its folder (not installed), so it may name the library's handle type.
 PRIVATE_HEADERS = {"activation_cache/hdf5_handle.h"}
 
