@@ -199,7 +199,7 @@ class FileErrors(ProgramTest):
         self.expect_error(self.run_here("run", TINY, "--set", "corpus.paths=[data/none]"), 74,
                           "corpus.paths: 'data/none' does not exist")
         self.expect_error(self.run_here("run", TINY, "--set", "host_model.weights=models/none.gguf"), 74,
-                          "models/none.gguf: cannot stat: No such file or directory")
+                          "models/none.gguf: cannot open: No such file or directory")
         self.expect_error(self.run_here("config", "check", TINY, "--set", "host_model.weights=none.gguf"), 74,
                           "host_model.weights: 'none.gguf' does not exist")
         self.expect_error(run("eval", "/nonexistent"), 78, "/nonexistent: there is no run here")
