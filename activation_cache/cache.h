@@ -30,6 +30,9 @@ struct CacheConfig {
   void declare(FieldVisitor& fields);
 };
 
+/// "1.10.8": the HDF5 library in use.
+std::string hdf5_version();
+
 /// A complete cache, opened for training. Reads shards by pread at recorded offsets, without
 /// libhdf5; checks each block's CRC32C on first touch. DataError if the cache is incomplete or a
 /// file has the wrong size.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "activation_cache/cache.h"
 #include "core/error.h"
 
 namespace thresher::activation_cache {
@@ -42,6 +43,13 @@ void throw_hdf5_error(Hdf5Task task, const std::string& path, std::string_view w
     throw IoError(fmt::format("{}: {} failed: {}", path, what, reason));
   }
   throw DataError(fmt::format("{}: {} failed: {}", path, what, reason));
+}
+
+std::string hdf5_version() {
+  const Hdf5Scope scope;
+  unsigned major = 0, minor = 0, release = 0;
+  if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
+  return fmt::format("{}.{}.{}", major, minor, release);
 }
 
 }  // namespace thresher::activation_cache

@@ -10,7 +10,7 @@
 
 #include "activation_cache/cache.h"
 #include "core/error.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher::activation_cache {
 

@@ -8,7 +8,7 @@
 #include "activation_cache/own_activations.h"
 #include "core/error.h"
 #include "core/files.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher::activation_cache {
 

@@ -14,7 +14,7 @@
 #include "core/json.h"
 #include "core/npy.h"
 #include "core/safetensors.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher::activation_cache {
 

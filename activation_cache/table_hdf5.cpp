@@ -13,7 +13,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher::activation_cache {
 

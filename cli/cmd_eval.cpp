@@ -6,37 +6,21 @@
 #include "cli/commands.h"
 #include "cli/curve.h"
 #include "cli/ranks.h"
+#include "cli/report_stage.h"
 #include "cli/stages.h"
 #include "cli/text_inputs.h"
 #include "core/config.h"
-#include "core/error.h"
 #include "core/files.h"
 #include "evaluation/evaluation.h"
 
 namespace thresher::cli {
 namespace {
 
-Experiment load_run(const std::filesystem::path& run_dir,
-                    const std::vector<std::string>& overrides) {
-  const std::filesystem::path config = run_dir / "config.resolved.yaml";
-  if (!std::filesystem::exists(config)) {
-    throw ConfigError(fmt::format("{}: there is no run here", run_dir.string()),
-                      "a folder with config.resolved.yaml",
-                      "`thresher run` and `thresher train` make one");
-  }
-  Experiment experiment = load_experiment(config, overrides);
-  if (!experiment.train.is_settled()) {
-    throw ConfigError(fmt::format("{}: train.total_tokens is auto", config.string()),
-                      "the length that the run was trained for");
-  }
-  use_kept_input(experiment);
-  return experiment;
-}
-
 void run_eval(const Options& options, bool want_curve) {
   start(options);
   const std::filesystem::path run_dir = options.path;
-  const Experiment loaded = load_run(run_dir, options.overrides);
+  Experiment loaded = load_run(run_dir, options.overrides);
+  use_kept_input(loaded);
   with_ranks(loaded.comm, [&](comm::Communicator& comm) {
     Experiment experiment = loaded;  // ranks that are threads settle one each
     set_threads(experiment.run.threads, comm);
@@ -44,6 +28,7 @@ void run_eval(const Options& options, bool want_curve) {
     if (!want_curve) {
       const Json evaluation = evaluate_stage(experiment, run_dir, inputs, comm);
       if (!comm.is_root()) return;
+      write_report(run_dir);
       print_result(options.json ? evaluation.dump(2) + "\n"
                                 : evaluation::evaluation_table(evaluation));
       return;
@@ -71,8 +56,8 @@ void add_eval(CLI::App& app, Action& action) {
   CLI::App* command =
       app.add_subcommand("eval", "measure a run's SAEs on held-out text, beside baselines");
   command->footer(
-      "Writes RUN/evaluation.json and prints the table. Reads RUN/config.resolved.yaml; its paths\n"
-      "are relative to the working directory.");
+      "Writes RUN/evaluation.json and RUN/report.html, prints the table. Reads\n"
+      "RUN/config.resolved.yaml; its paths are relative to the working directory.");
   const auto options = std::make_shared<Options>();
   const auto want_curve = std::make_shared<bool>(false);
   command->add_option("RUN", options->path, "the run directory")->required();

@@ -2,14 +2,17 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <filesystem>
 #include <memory>
 
 #include "cli/commands.h"
 #include "cli/ranks.h"
+#include "cli/report_stage.h"
 #include "cli/run_status.h"
 #include "cli/stages.h"
 #include "core/progress.h"
 #include "evaluation/evaluation.h"
+#include "trainer/run_directory.h"
 
 namespace thresher::cli {
 namespace {
@@ -53,7 +56,8 @@ std::string outcome_text(const Experiment& experiment, const Outcome& outcome) {
   row("harvest", outcome.harvest_seconds, outcome.harvest.was_complete);
   row("train", outcome.train_seconds, outcome.train.was_complete);
   row("evaluate", outcome.evaluate_seconds, false);
-  return text + fmt::format("\n{}\n", experiment.run_dir().string());
+  const std::filesystem::path run_dir = experiment.run_dir();
+  return text + fmt::format("\n{}\n{}\n", run_dir.string(), (run_dir / "report.html").string());
 }
 
 /// A stage of rank 0 that the others wait for.
@@ -88,8 +92,17 @@ Outcome run_stages(Experiment experiment, bool fresh, comm::Communicator& comm) 
   outcome.train_seconds = clock.lap();
   const std::unique_ptr<RunStage> stage = begin_stage(experiment, "evaluate", comm);
   outcome.evaluation = evaluate_stage(experiment, experiment.run_dir(), inputs, comm);
-  if (stage) stage->finish();
   outcome.evaluate_seconds = clock.lap();
+  comm.agree(
+      [&] {
+        if (!stage) return;
+        trainer::JsonLines(experiment.run_dir() / "timing.jsonl")
+            .append(
+                {Json::object({{"event", "stages"}, {"stage_seconds", seconds_json(outcome)}})});
+        stage->finish();
+        write_report(experiment.run_dir());
+      },
+      "run.report");
   return outcome;
 }
 

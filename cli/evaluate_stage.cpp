@@ -11,6 +11,8 @@
 #include "evaluation/evaluation.h"
 #include "evaluation/row_evaluation.h"
 #include "sae/thread_check.h"
+#include "trainer/tensorboard_log.h"
+#include "trainer/trained_sae.h"
 
 namespace thresher::cli {
 namespace {
@@ -91,7 +93,13 @@ Json evaluate_stage(const Experiment& experiment, const std::filesystem::path& r
   comm.agree(
       [&] {
         if (!comm.is_root()) return;
-        write_file_atomically(run_dir / "evaluation.json", by_name(evaluation).dump(2) + "\n");
+        const Json figures = by_name(evaluation);
+        write_file_atomically(run_dir / "evaluation.json", figures.dump(2) + "\n");
+        if (!experiment.train.tensorboard) return;
+        const std::int64_t last_step = trainer::n_steps(experiment.train);
+        for (const auto& [name, its] : figures.as_object()) {
+          trainer::write_evaluation_events(run_dir, name, last_step, its);
+        }
       },
       "write evaluation.json");
   return evaluation;

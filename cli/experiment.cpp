@@ -197,6 +197,22 @@ Experiment load_experiment(const std::filesystem::path& path,
   return read_experiment(root, purpose);
 }
 
+Experiment load_run(const std::filesystem::path& run_dir,
+                    const std::vector<std::string>& overrides) {
+  const std::filesystem::path config = run_dir / "config.resolved.yaml";
+  if (!std::filesystem::exists(config)) {
+    throw ConfigError(fmt::format("{}: there is no run here", run_dir.string()),
+                      "a folder with config.resolved.yaml",
+                      "`thresher run` and `thresher train` make one");
+  }
+  Experiment experiment = load_experiment(config, overrides);
+  if (!experiment.train.is_settled()) {
+    throw ConfigError(fmt::format("{}: train.total_tokens is auto", config.string()),
+                      "the length that the run was trained for");
+  }
+  return experiment;
+}
+
 namespace {
 
 template <class Section>

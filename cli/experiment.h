@@ -65,6 +65,9 @@ enum class Purpose { kWhole, kHarvest };
 Experiment load_experiment(const std::filesystem::path& path,
                            const std::vector<std::string>& overrides,
                            Purpose purpose = Purpose::kWhole);
+/// The experiment of a run directory, as it was resolved. ConfigError where there is no run.
+Experiment load_run(const std::filesystem::path& run_dir,
+                    const std::vector<std::string>& overrides);
 Experiment read_experiment(const ConfigNode& root, Purpose purpose);
 
 /// Chooses what the `train` section left `auto`, for a cache of so many rows. True if there was

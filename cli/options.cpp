@@ -37,6 +37,33 @@ void add_continue_options(CLI::App& command, Options& options) {
       ->excludes(fresh);
 }
 
+namespace {
+
+std::string& remembered_command_line() {
+  static std::string text;
+  return text;
+}
+
+std::string shell_quoted(const std::string& word) {
+  const bool is_plain = !word.empty() && word.find_first_not_of(
+                                             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                             "0123456789_-./=:,+@%") == std::string::npos;
+  if (is_plain) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+}  // namespace
+
+void set_command_line(int argc, char** argv) {
+  std::string text;
+  for (int i = 0; i < argc; ++i) text += (i > 0 ? " " : "") + shell_quoted(argv[i]);
+  remembered_command_line() = text;
+}
+
+std::string command_line() { return remembered_command_line(); }
+
 void start(const Options& options) { set_log_level(parse_log_level(options.log_level)); }
 
 void print_result(const std::string& text) {

@@ -32,6 +32,11 @@ void add_experiment_options(CLI::App& command, Options& options);
 /// --fresh and --resume.
 void add_continue_options(CLI::App& command, Options& options);
 
+/// Remembers how the program was called; main does it first.
+void set_command_line(int argc, char** argv);
+/// The whole command as a shell would take it.
+std::string command_line();
+
 /// Applies --log-level. Call first in every action.
 void start(const Options& options);
 /// One JSON document, or text, to stdout.

@@ -10,6 +10,7 @@
 #include "cli/ranks.h"
 #include "cli/run_status.h"
 #include "cli/text_inputs.h"
+#include "cli/versions.h"
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -45,6 +46,11 @@ void work_together(comm::Communicator& comm, std::string_view what,
   activation_cache::run_with_pulse(comm, what, [&](activation_cache::Pulse&) { work(); });
 }
 
+std::unique_ptr<corpus::Tokenizer> load_experiment_tokenizer(const Experiment& experiment) {
+  const std::string& path = experiment.corpus.tokenizer;
+  return corpus::load_tokenizer(path.empty() ? experiment.host_model.weights : path);
+}
+
 namespace {
 
 Inputs open_own_activations(Experiment& experiment, comm::Communicator& comm) {
@@ -75,9 +81,7 @@ Inputs load_inputs(Experiment& experiment, comm::Communicator& comm) {
   Inputs inputs;
   const corpus::CorpusConfig text_config = readable_corpus(experiment, comm);
   work_together(comm, "load the text and the host model", [&] {
-    const std::string& tokenizer = experiment.corpus.tokenizer;
-    inputs.tokenizer =
-        corpus::load_tokenizer(tokenizer.empty() ? experiment.host_model.weights : tokenizer);
+    inputs.tokenizer = load_experiment_tokenizer(experiment);
     inputs.corpus =
         std::make_unique<corpus::Corpus>(text_config, *inputs.tokenizer, experiment.seed());
     inputs.model = host_model::load_host_model(experiment.host_model);
@@ -271,7 +275,10 @@ trainer::TrainResult train_stage(Experiment& experiment, bool fresh, comm::Commu
           activation_cache::read_cache_identity(experiment.cache.dir).at("dtype").as_string();
     }
   });
-  const trainer::TrainJob job = experiment.train_job(fresh);
+  trainer::TrainJob job = experiment.train_job(fresh);
+  job.start_facts = Json::object({{"command", command_line()},
+                                  {"working_directory", std::filesystem::current_path().string()},
+                                  {"versions", versions_json()}});
   if (comm.is_root()) {
     const trainer::TrainEstimate estimate =
         trainer::estimate_training(job, *source, comm.world_size());

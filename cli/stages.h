@@ -35,6 +35,8 @@ struct Inputs {
 void work_together(comm::Communicator& comm, std::string_view what,
                    const std::function<void()>& work);
 
+std::unique_ptr<corpus::Tokenizer> load_experiment_tokenizer(const Experiment& experiment);
+
 /// All stages are collective and print what they need before they start (rank 0, to stderr).
 /// Settles the cache's dtype where that follows from own activations.
 Inputs load_inputs(Experiment& experiment, comm::Communicator& comm);

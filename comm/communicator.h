@@ -128,6 +128,8 @@ class MpiEnvironment {
   int uncaught_exceptions_;  // when it was made: an error on the way out must not wait in
                              // MPI_Finalize
 };
+/// "Open MPI v4.1.4": the library in use, the first words of what it says of itself.
+std::string mpi_library_version();
 /// A duplicate of MPI_COMM_WORLD. Needs a living MpiEnvironment.
 std::unique_ptr<Communicator> make_mpi_communicator(double timeout_seconds);
 

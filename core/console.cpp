@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher {
 namespace {
@@ -44,12 +45,9 @@ bool console_is_terminal() {
 }
 
 void console_print(std::string_view line) {
+  const std::string text = harmless_text(line);
   const std::lock_guard lock(console_mutex);
-  if (shown_bar.empty()) {
-    write_to_stderr(line);
-  } else {
-    write_to_stderr(std::string(kClearLine) + std::string(line) + shown_bar);
-  }
+  write_to_stderr(shown_bar.empty() ? text : std::string(kClearLine) + text + shown_bar);
 }
 
 void console_draw_bar(std::string_view bar) {

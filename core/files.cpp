@@ -14,7 +14,7 @@
 
 #include "core/error.h"
 #include "core/system_error.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher {
 namespace {

@@ -12,7 +12,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher {
 namespace {

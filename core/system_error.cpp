@@ -8,7 +8,7 @@
 #include <system_error>
 
 #include "core/error.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher {
 namespace {

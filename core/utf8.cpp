@@ -1,7 +1,5 @@
 #include "core/utf8.h"
 
-#include <fmt/format.h>
-
 namespace thresher {
 
 std::size_t utf8_sequence_length(std::string_view text, std::size_t at) {
@@ -18,34 +16,6 @@ std::size_t utf8_sequence_length(std::string_view text, std::size_t at) {
   const bool is_surrogate = first == 0xED && second >= 0xA0;
   const bool is_too_large = first == 0xF4 && second >= 0x90;
   return is_overlong || is_surrogate || is_too_large ? 0 : length;
-}
-
-std::string escape_control(std::string_view text) {
-  std::string out;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t length = utf8_sequence_length(text, at);
-    const auto first = static_cast<unsigned char>(text[at]);
-    const bool is_control =
-        first < 0x20 || first == 0x7F ||
-        (length == 2 && first == 0xC2 && static_cast<unsigned char>(text[at + 1]) < 0xA0);
-    if (first == '\n') {
-      out += "\\n";
-    } else if (first == '\t') {
-      out += "\\t";
-    } else if (length == 0 || (is_control && length == 1)) {
-      out += fmt::format("\\x{:02x}", first);
-    } else if (is_control) {
-      out += fmt::format("\\x{:02x}\\x{:02x}", first, static_cast<unsigned char>(text[at + 1]));
-    } else {
-      out += text.substr(at, length);
-    }
-    at += length == 0 ? 1 : length;
-  }
-  return out;
-}
-
-std::string display_path(const std::filesystem::path& path) {
-  return escape_control(path.native());
 }
 
 }  // namespace thresher

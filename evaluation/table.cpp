@@ -1,11 +1,12 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "evaluation/evaluation.h"
+#include "evaluation/text_table.h"
 
 namespace thresher::evaluation {
 namespace {
@@ -58,29 +59,6 @@ std::string baseline_label(const std::string& name, const Json& figures) {
                                : fmt::format("- {} ({} components)", name, components->as_int());
 }
 
-/// Markdown, aligned so that it also reads well as it is.
-std::string render(const std::vector<std::vector<std::string>>& lines) {
-  std::vector<std::size_t> widths(lines.front().size(), 0);
-  for (const auto& line : lines) {
-    for (std::size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
-  }
-  std::string out;
-  for (std::size_t row = 0; row < lines.size(); ++row) {
-    for (std::size_t i = 0; i < widths.size(); ++i) {
-      out += i == 0 ? fmt::format("| {:<{}} |", lines[row][i], widths[i])
-                    : fmt::format(" {:>{}} |", lines[row][i], widths[i]);
-    }
-    out += '\n';
-    if (row > 0) continue;
-    for (std::size_t i = 0; i < widths.size(); ++i) {
-      out += i == 0 ? fmt::format("| {:-<{}} |", "", widths[i])
-                    : fmt::format(" {:-<{}}: |", "", widths[i] - 1);
-    }
-    out += '\n';
-  }
-  return out;
-}
-
 }  // namespace
 
 std::string evaluation_table(const Json& evaluation) {
@@ -104,7 +82,7 @@ std::string evaluation_table(const Json& evaluation) {
                               rate_of(name + "/" + baseline)));
     }
   }
-  std::string text = render(lines);
+  std::string text = text_table(std::move(lines));
   if (const Json* reason = evaluation.find(kNoCrossEntropy)) {
     text += fmt::format("cross-entropy is not measured: {}\n", reason->as_string());
   }

@@ -16,6 +16,8 @@ debian_packages=(
   libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libyaml-cpp-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
   libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev libssl-dev libxxhash-dev libcli11-dev libgtest-dev)
 
+[ "$level" = test ] && debian_packages+=(chromium)  # opens the pages that the program writes
+
 install_debian_packages() {
   local missing=() package
   for package in "${debian_packages[@]}"; do

@@ -17,7 +17,7 @@ Json deciding_fields(TrainConfig config) {
   for (const auto& [name, value] : writer.json().as_object()) {
     // `epochs` has become total_tokens; the others only say when to save or to log.
     if (name == "checkpoint_every_tokens" || name == "keep_checkpoints" ||
-        name == "log_every_steps" || name == "epochs") {
+        name == "log_every_steps" || name == "epochs" || name == "tensorboard") {
       continue;
     }
     out[name] = value;

@@ -105,7 +105,7 @@ void TrainingLoop::write_metrics() {
     for (const auto& [name, value] : trained.figures.as_object()) line[name] = value;
     lines.push_back(std::move(line));
   }
-  if (!lines.empty()) directory_->metrics().append(lines);
+  if (!lines.empty()) directory_->append_metrics(lines);
 }
 
 void TrainingLoop::write_timing(bool is_last) {
@@ -136,7 +136,7 @@ void TrainingLoop::save(bool is_stop) {
       *comm_,
       [&] {
         // Before the checkpoint that counts its bytes, never after.
-        directory_->metrics().sync();
+        directory_->sync_metrics();
         failpoint("train.metrics_synced");
         CheckpointState state;
         state.step = step_;

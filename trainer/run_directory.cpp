@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <ctime>
 #include <span>
@@ -15,6 +16,9 @@
 
 namespace thresher::trainer {
 namespace {
+
+constexpr std::size_t kChunkBytes = 1U << 20U;
+constexpr std::size_t kLongestLine = 1U << 20U;
 
 std::filesystem::path without_trailing_slash(const std::filesystem::path& path) {
   return path.has_filename() ? path : path.parent_path();
@@ -97,11 +101,53 @@ void JsonLines::truncate(std::int64_t bytes) {
 
 void JsonLines::sync() { sync_file(file_, path_); }
 
+void for_each_json_line(
+    const std::filesystem::path& path,
+    const std::function<void(const Json& line, const std::string& where)>& take) {
+  const FileDescriptor file = open_for_reading(path);
+  const std::uint64_t size = thresher::file_size(path);
+  std::string pending;
+  std::vector<std::byte> chunk;
+  std::int64_t number = 0;
+  for (std::uint64_t offset = 0; offset < size;) {
+    chunk.resize(std::min<std::uint64_t>(kChunkBytes, size - offset));
+    read_at(file, offset, chunk, path);
+    offset += chunk.size();
+    pending.append(reinterpret_cast<const char*>(chunk.data()), chunk.size());
+    std::size_t begin = 0;
+    for (std::size_t end = 0; (end = pending.find('\n', begin)) != std::string::npos;
+         begin = end + 1) {
+      const std::string where = fmt::format("{}:{}", path.string(), ++number);
+      take(Json::parse(std::string_view(pending).substr(begin, end - begin), where), where);
+    }
+    pending.erase(0, begin);
+    if (pending.size() > kLongestLine) {
+      throw DataError(
+          fmt::format("{}:{}: the line is longer than 1 MiB", path.string(), number + 1),
+          "lines of JSON as a run writes them");
+    }
+  }
+}
+
 RunDirectory::RunDirectory(std::filesystem::path path, bool fresh)
     : path_(prepare(path, fresh)),
       lock_(path_, "train"),
       metrics_(path_ / "metrics.jsonl"),
       timing_(path_ / "timing.jsonl") {}
+
+void RunDirectory::open_tensorboard(const std::vector<std::string>& sae_names) {
+  tensorboard_.emplace(path_, path_ / "metrics.jsonl", sae_names);
+}
+
+void RunDirectory::append_metrics(const Json::Array& lines) {
+  metrics_.append(lines);
+  if (tensorboard_) tensorboard_->append(lines);
+}
+
+void RunDirectory::sync_metrics() {
+  metrics_.sync();
+  if (tensorboard_) tensorboard_->sync();
+}
 
 void RunDirectory::write_config(const Json& resolved) {
   write_file_atomically(path_ / "config.resolved.yaml", to_yaml(resolved));

@@ -2,12 +2,15 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
+#include "trainer/tensorboard_log.h"
 
 namespace thresher::trainer {
 
@@ -46,14 +49,24 @@ class JsonLines {
   std::int64_t bytes_ = 0;
 };
 
+/// Calls `take` with every complete line of a file of JSON lines. A last line without its end,
+/// which a running job may be writing, is left out. DataError with the line's number for what is
+/// not JSON and for a line of more than 1 MiB; `take` may throw DataError itself.
+void for_each_json_line(
+    const std::filesystem::path& path,
+    const std::function<void(const Json& line, const std::string& where)>& take);
+
 /// The folder of one run, locked against a second training while this object lives. Only rank 0 has
 /// one.
 ///
 ///     RUN/config.resolved.yaml   the experiment with every default filled in
 ///     RUN/metrics.jsonl          a line for every logged step and SAE; only figures that do not
-///     depend on ranks or time RUN/timing.jsonl           speed, ranks and hosts; differs between
-///     any two runs RUN/status.json            the verdict in words RUN/ckpt/
-///     docs/checkpoint-format.md RUN/sae/NAME/              the finished SAEs in SAELens' layout
+///                                depend on ranks or time
+///     RUN/timing.jsonl           speed, ranks and hosts; differs between any two runs
+///     RUN/tensorboard/NAME/      metrics.jsonl as TensorBoard reads it
+///     RUN/status.json            the verdict in words
+///     RUN/ckpt/                  docs/checkpoint-format.md
+///     RUN/sae/NAME/              the finished SAEs in SAELens' layout
 class RunDirectory {
  public:
   /// Creates or reopens `path`. With `fresh` an existing folder is first renamed to PATH.old-<n>,
@@ -62,6 +75,11 @@ class RunDirectory {
 
   const std::filesystem::path& path() const { return path_; }
   void write_config(const Json& resolved);
+  /// Writes TensorBoard's files too from now on, beginning with what metrics.jsonl holds.
+  void open_tensorboard(const std::vector<std::string>& sae_names);
+  /// Lines of metrics.jsonl, each with "sae", "step" and "tokens".
+  void append_metrics(const Json::Array& lines);
+  void sync_metrics();
   JsonLines& metrics() { return metrics_; }
   JsonLines& timing() { return timing_; }
 
@@ -69,6 +87,7 @@ class RunDirectory {
   std::filesystem::path path_;
   FolderLock lock_;
   JsonLines metrics_, timing_;
+  std::optional<TensorBoardLog> tensorboard_;
 };
 
 }  // namespace thresher::trainer

@@ -141,6 +141,9 @@ void TrainConfig::declare(FieldVisitor& fields) {
                {.help = "A line of metrics.jsonl for every so many steps, and for the last.",
                 .unit = "steps",
                 .min = 1});
+  fields.field("tensorboard", tensorboard,
+               {.help = "Write the figures of metrics.jsonl for TensorBoard, too: "
+                        "`tensorboard --logdir RUN/tensorboard`."});
 }
 
 void TrainConfig::settle(std::optional<std::int64_t> rows) {

@@ -34,6 +34,7 @@ struct TrainConfig {
   std::int64_t checkpoint_every_tokens = 0;  // 0: only at the end and on a stop
   std::int64_t keep_checkpoints = 2;         // >= 2
   std::int64_t log_every_steps = 1;
+  bool tensorboard = true;
   void declare(FieldVisitor& fields);
   /// Chooses what is `auto`. Where total_tokens is given: batches of 4,096 tokens, no warm-up, no
   /// decay. Where it is not, and only once the rows of the cache are known (`rows`): `epochs`

@@ -102,7 +102,6 @@ class Training {
     TrainResult result;
     result.steps = n_steps(job_.config);
     result.tokens = result.steps * job_.config.batch_tokens;
-    step_ = saved ? saved->step : 0;
     result.was_complete = step_ == result.steps && is_exported();
     if (result.was_complete) return result;
 
@@ -137,6 +136,7 @@ class Training {
         "train.set_up");
     saved = resume_newest(job_.run_dir, root_directory(), identity_, saes_,
                           job_.config.keep_checkpoints, comm_);
+    step_ = saved ? saved->step : 0;
     if (saved) {
       for (TrainedSae& trained : saes_) trained.figures = saved->figures.at(trained.name);
       log_info(fmt::format("{}: continues after step {} of {}", job_.run_dir.string(), saved->step,
@@ -156,13 +156,20 @@ class Training {
   /// missed.
   void announce() {
     directory_->write_config(job_.resolved_config);
-    directory_->timing().append({Json::object(
+    Json start = Json::object(
         {{"event", "start"},
          {"time", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
          {"host", host_name()},
          {"ranks", comm_.world_size()},
          {"backend", comm_.backend()},
-         {"threads", at::get_num_threads()}})});
+         {"threads", at::get_num_threads()}});
+    for (const auto& [name, value] : job_.start_facts.as_object()) start[name] = value;
+    directory_->timing().append({start});
+    if (job_.config.tensorboard && step_ < n_steps(job_.config)) {
+      std::vector<std::string> names;
+      for (const TrainedSae& trained : saes_) names.push_back(trained.name);
+      directory_->open_tensorboard(names);
+    }
     tell("running", std::nullopt, "");
     const std::int64_t steps = n_steps(job_.config);
     if (steps < kFewSteps) {

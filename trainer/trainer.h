@@ -26,6 +26,8 @@ struct TrainJob {
   Json resolved_config;
   /// Goes into cfg.json of the finished SAEs: model_name, context_size, dataset_path, ...
   Json export_metadata;
+  /// Goes into the line of timing.jsonl that says when and where training began: versions, command.
+  Json start_facts = Json::object();
   bool fresh = false;
 };
 

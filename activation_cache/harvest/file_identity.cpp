@@ -17,7 +17,7 @@
 #include "core/log.h"
 #include "core/progress.h"
 #include "core/system_error.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 
 namespace thresher::activation_cache {
 

@@ -46,3 +46,24 @@ class ProgramTest(unittest.TestCase):
         self.assertEqual(error_lines(result), [f"error: {first_line}"], result.stderr)
         self.assertEqual(result.returncode, code, result.stderr)
         self.assertEqual(result.stdout, "")
+
+
+class TinyRunTest(ProgramTest):
+    """The same with a short run of configs/tiny.yaml in runs/tiny."""
+
+    SHORT = ["--set", "train.total_tokens=40960", "--set", "train.warmup_tokens=4096", "--set",
+             "train.decay_tokens=8192", "--set", "train.checkpoint_every_tokens=10240", "--set",
+             "sae.0.dead_window_tokens=20000", "--set", "evaluation.tokens=2048"]
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.make_run()
+
+    @classmethod
+    def make_run(cls, *more):
+        """Exit code 0, or the test fails; `more` come after SHORT."""
+        result = run("run", TINY, *cls.SHORT, *more, cwd=cls.workspace)
+        if result.returncode != 0:
+            raise AssertionError(result.stderr)
+        return result

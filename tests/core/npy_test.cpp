@@ -5,7 +5,7 @@
 #include <string>
 
 #include "core/error.h"
-#include "core/utf8.h"
+#include "core/visible_text.h"
 #include "tests/core/scratch_folder.h"
 
 namespace thresher {

@@ -12,6 +12,7 @@
 #include "core/log.h"
 #include "core/progress.h"
 #include "core/stop_signal.h"
+#include "core/visible_text.h"
 #include "tests/core/scratch_folder.h"
 
 namespace thresher {
@@ -54,6 +55,23 @@ TEST(ErrorTest, HasOneLineForTheLogAndTheRestForThePerson) {
   EXPECT_NE(bug.find("small_parts_test.cpp:"), std::string::npos);
   EXPECT_NE(bug.find("no order (check failed: 1 > 2)"), std::string::npos);
 }
+
+TEST(VisibleTextTest, ShowsWhatATerminalWouldActOn) {
+  EXPECT_EQ(visible_text("plain, \u00e4\u4e2d\U0001f600"), "plain, \u00e4\u4e2d\U0001f600");
+  EXPECT_EQ(visible_text("a\nb\tc\rd\\"), "a\\nb\\tc\\rd\\\\");
+  EXPECT_EQ(visible_text(std::string_view("\x1b[31m\0\x7f", 7)), "\\x1b[31m\\x00\\x7f");
+  EXPECT_EQ(visible_text("\xff\xc3(\xed\xa0\x80"), "\\xff\\xc3(\\xed\\xa0\\x80");
+  EXPECT_EQ(visible_text("\u202egnp.exe\u2066\u2028\u200b\ufeff\u0085"),
+            "\\u{202e}gnp.exe\\u{2066}\\u{2028}\\u{200b}\\u{feff}\\xc2\\x85");
+  EXPECT_EQ(visible_text("\U0001fffe\U000e0041"), "\\u{1fffe}\\u{e0041}");
+}
+
+TEST(VisibleTextTest, LeavesTheLinesOfAMessage) {
+  EXPECT_EQ(harmless_text("error: C:\\x\x1b]0;t\a\n\thint: no\r\n"),
+            "error: C:\\x\\x1b]0;t\\x07\n\thint: no\\r\n");
+}
+
+TEST(VisibleTextTest, CountsColumnsNotBytes) { EXPECT_EQ(display_width("a\u00e4\u4e2d"), 3U); }
 
 TEST(FormatTest, SaysSizesTimesAndCountsAsPeopleDo) {
   EXPECT_EQ(format_bytes(0), "0 B");

@@ -1,0 +1,105 @@
+"""`thresher encode` by hand: the host model in transformers, the SAE in sae-lens, the rules of the cache in numpy."""
+import json
+import sys
+
+import numpy as np
+import torch
+from program import *
+from sae_lens import SAE
+
+sys.path.insert(0, str(SOURCE / "tests/host_model"))
+import hf_twin  # noqa: E402
+
+HOOK_POINTS = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
+CONTEXT = 64
+
+
+class Encode(TinyRunTest):
+    def encode(self, *arguments):
+        result = self.run_here("encode", "runs/tiny", *arguments, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return json.loads(result.stdout)
+
+    def activations(self, ids):
+        """{hook point: [tokens, width]}, each context on its own."""
+        twin = hf_twin.load_twin(self.workspace / "models/tiny.gguf", attention="eager")
+        parts = {name: [] for name in HOOK_POINTS}
+        with torch.no_grad():
+            for first in range(0, len(ids), CONTEXT):
+                states = twin(torch.tensor([ids[first:first + CONTEXT]]), output_hidden_states=True).hidden_states
+                for name in HOOK_POINTS:
+                    parts[name].append(states[int(name.split(".")[1]) + 1][0])
+        return {name: torch.cat(rows) for name, rows in parts.items()}
+
+    def test_equals_a_run_by_hand(self):
+        text = next((self.workspace / "data/tiny").glob("*.txt")).read_text()[:700]
+        (self.workspace / "text.txt").write_text(text)
+        tokens = self.encode("--file", "text.txt", "--top", "400")["tokens"]
+        self.assertEqual("".join(token["text"] for token in tokens), text.replace("\n", "\\n"))
+        self.assertGreater(len(tokens), 3 * CONTEXT)
+        x = self.activations([token["id"] for token in tokens])
+        limits = json.loads((self.workspace / "caches/tiny/cache.json").read_text())["norm_limits"]
+        outliers = np.zeros(len(tokens), dtype=bool)
+        for name, limit in zip(HOOK_POINTS, limits):
+            outliers |= np.linalg.norm(x[name].numpy().astype(np.float64), axis=1) > limit
+        seen = set()
+        for place, token in enumerate(tokens):
+            self.assertEqual((token["context"], token["position"]), divmod(place, CONTEXT))
+            expected = "first position" if place % CONTEXT == 0 else "outlier norm" if outliers[place] else None
+            self.assertEqual(token["dropped"], expected, place)
+            seen.add(expected)
+        self.assertEqual(seen, {"first position", "outlier norm", None})
+        for sae in ("topk", "relu_l1"):
+            self.compare(tokens, sae, x)
+
+    def compare(self, tokens, name, x):
+        sae = SAE.load_from_disk(self.workspace / "runs/tiny/sae" / name)
+        with torch.no_grad():
+            acts = sae.encode(x[sae.cfg.metadata.hook_name])
+        n_compared = 0
+        for place, token in enumerate(tokens):
+            if token["dropped"]:
+                self.assertIsNone(token["saes"])
+                continue
+            found = token["saes"][name]
+            self.assertEqual(found["n_active"], len(found["latents"]))
+            values = [latent["activation"] for latent in found["latents"]]
+            self.assertEqual(values, sorted(values, reverse=True))
+            ours = np.zeros(acts.shape[1])
+            for latent in found["latents"]:
+                ours[latent["latent"]] = latent["activation"]
+            theirs = acts[place].numpy()
+            scale = max(theirs.max(), 1)
+            # Where two latents compete for the last place of a TopK SAE, rounding may decide otherwise.
+            differs = np.abs(ours - theirs) > 1e-4 * scale
+            self.assertLessEqual(differs.sum(), 2 if name == "topk" else 0, (place, name))
+            n_compared += int(not differs.any())
+        self.assertGreater(n_compared, 0.98 * sum(not token["dropped"] for token in tokens))
+
+    def test_top_and_one_sae(self):
+        whole = self.encode("--text", "The old sailor watched the harbour.", "--top", "400")
+        part = self.encode("--text", "The old sailor watched the harbour.", "--top", "2", "--sae", "topk")
+        self.assertEqual(part["saes"], ["topk"])
+        for all_of_it, two in zip(whole["tokens"], part["tokens"]):
+            if not two["dropped"]:
+                self.assertEqual(two["saes"]["topk"]["latents"], all_of_it["saes"]["topk"]["latents"][:2])
+                self.assertEqual(two["saes"]["topk"]["n_active"], all_of_it["saes"]["topk"]["n_active"])
+
+    def test_hostile_text_is_harmless_on_a_terminal(self):
+        text = b"\x1b[2J<b>\r\nNULL|\xff\xe2\x80\xae../../etc".replace(b"NULL", b"x")
+        (self.workspace / "hostile.txt").write_bytes(text)
+        result = self.run_here("encode", "runs/tiny", "--file", "hostile.txt")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertFalse(any(ord(c) < 32 and c != "\n" for c in result.stdout))
+        self.assertIn("(dropped: first position)", result.stdout)
+
+    def test_errors(self):
+        self.expect_error(self.run_here("encode", "runs/tiny", "--text", "a", "--sae", "tpok"), 64,
+                          "encode: --sae tpok is no SAE of the run")
+        self.expect_error(self.run_here("encode", "runs/tiny", "--text", ""), 78, "encode: the text has no tokens")
+        self.expect_error(self.run_here("encode", "nowhere", "--text", "a"), 78, "nowhere: there is no run here")
+        self.assertEqual(self.run_here("encode", "runs/tiny").returncode, 64)
+
+
+if __name__ == "__main__":
+    unittest.main()
