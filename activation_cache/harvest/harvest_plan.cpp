@@ -173,7 +173,7 @@ HarvestEstimate estimate_units(const std::filesystem::path& dir, const CacheIden
 
 HarvestEstimate estimate_own_harvest(const CacheConfig& config, const OwnActivations& rows,
                                      const Json& rows_identity, int world_size) {
-  // Encoding, two checksums, reading back and syncing; measured on one core with a fast disk.
+  // Encoding, two checksums, reading back and syncing; half of what one core did on an idle disk.
   constexpr double kBytesPerSecond = 150e6;
   const CacheIdentity identity = plan_own_cache(config, rows, rows_identity);
   HarvestEstimate estimate = estimate_units(config.dir, identity);
