@@ -122,6 +122,11 @@ class ThreeLinesTest(unittest.TestCase):
         self.assertIn(f"cross-entropy is not measured: {reason}\n", self.result.stdout)
         self.assertNotIn("ce_clean", self.result.stdout)
 
+    def test_the_report_page_shows_the_figures_and_the_reason(self):
+        page = (self.run_dir / "report.html").read_text()
+        self.assertIn("it needs a host model, and this run reads activations alone", page)
+        self.assertIn(f"{self.figures['fvu']:.3f}"[:4], page)
+
     def test_eval_measures_the_finished_run_again(self):
         before = (self.cache / "sources.json").read_text()
         again = json.loads(run_in(self.folder, "eval", "runs/mine", "--json").stdout)
