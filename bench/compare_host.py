@@ -6,7 +6,8 @@ point, float32 and bfloat16, taking turns in one run.
 Each turn is a process of its own with the same number of threads. Thresher is timed by `thresher bench harvest` (contexts of
 text), the peers by their forward pass over contexts of random tokens, stopped at the same block: `transformers` by a hook that
 raises, TransformerLens by run_with_cache(stop_at_layer). The GGUF is dequantised once for them. Machines are noisy: the ratio
-of the medians of one run is what to quote. TransformerLens comes with sae-lens; without it its rows are left out.
+of the medians of one run is what to quote; where others use the machine too, take --threads 1 and tokens per second of
+processor time. TransformerLens comes with sae-lens; without it its rows are left out.
 """
 
 import argparse
@@ -99,7 +100,7 @@ def transformer_lens_pass(dtype):
 
 
 def time_peer():
-    """Seconds of each counted pass, as JSON."""
+    """Seconds of each counted pass on the wall and of processor time, as JSON."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -110,13 +111,14 @@ def time_peer():
     run(ids)
     seconds = []
     for _ in range(options.passes):
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         run(ids)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append((time.perf_counter() - begin, time.process_time() - cpu_begin))
     print(json.dumps(seconds))
 
 
-def peer_rate(peer, dtype, model):
+def peer_rates(peer, dtype, model):
+    """Tokens per second of wall and of processor time; None if the peer cannot run."""
     command = [sys.executable, __file__, "--peer", peer, "--dtype", dtype, "--model", model]
     for name in ("hook_block", "context_tokens", "forward_tokens", "threads", "passes"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -125,11 +127,11 @@ def peer_rate(peer, dtype, model):
     if result.returncode != 0:
         print(f"{peer} in {dtype}: {result.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
-    seconds = json.loads(result.stdout.strip().splitlines()[-1])
-    return options.forward_tokens / statistics.median(seconds)
+    passes = json.loads(result.stdout.strip().splitlines()[-1])
+    return [options.forward_tokens / statistics.median(seconds) for seconds in zip(*passes)]
 
 
-def thresher_rate(dtype, folder):
+def thresher_rates(dtype, folder):
     experiment = Path(folder) / "bench.yaml"
     hook_point = f"blocks.{options.hook_block}.hook_resid_post"
     experiment.write_text(json.dumps({  # JSON is YAML
@@ -145,31 +147,39 @@ def thresher_rate(dtype, folder):
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert result["forward_tokens"] == options.forward_tokens, result["forward_tokens"]
     assert result["threads"] == options.threads, result["threads"]
-    return result["tokens_per_second"]
+    return [options.forward_tokens / result[f"forward_{kind}"]["median"] for kind in ("seconds", "cpu_seconds")]
+
+
+def summary(rates):
+    """Medians, and Thresher's over each peer's of the same type."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ours = {dtype: medians[f"thresher {dtype}"] for dtype in DTYPES}
+    over = {name: ours[name.split()[1]] / rate for name, rate in medians.items() if not name.startswith("thresher")}
+    return {"tokens_per_second": medians, "thresher_over": over,
+            "thresher_bfloat16_over_float32": ours["bfloat16"] / ours["float32"]}
 
 
 def main():
-    rates = {}
+    wall, processor = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         model = f"{folder}/model"
         prepare(model)
         for _ in range(options.turns):
             for dtype in DTYPES:
                 for name in ("thresher", "transformers", "transformer_lens"):
-                    rate = thresher_rate(dtype, folder) if name == "thresher" else peer_rate(name, dtype, model)
-                    if rate is not None:
-                        rates.setdefault(f"{name} {dtype}", []).append(rate)
-                        print(f"{name} {dtype}: {rate:.0f} tokens/s", file=sys.stderr)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
+                    rates = thresher_rates(dtype, folder) if name == "thresher" else peer_rates(name, dtype, model)
+                    if rates is None:
+                        continue
+                    wall.setdefault(f"{name} {dtype}", []).append(rates[0])
+                    processor.setdefault(f"{name} {dtype}", []).append(rates[1])
+                    print(f"{name} {dtype}: {rates[0]:.0f} tokens/s, {rates[1]:.0f} a second of processor time",
+                          file=sys.stderr)
     import torch
     import transformers
 
     print(json.dumps({
         "sizes": {k: v for k, v in vars(options).items() if k not in ("peer", "dtype", "model")},
-        "tokens_per_second": medians,
-        "thresher_over": {name: medians[f"thresher {name.split()[1]}"] / rate
-                          for name, rate in medians.items() if not name.startswith("thresher")},
-        "thresher_bfloat16_over_float32": medians["thresher bfloat16"] / medians["thresher float32"],
+        "wall": summary(wall), "processor": summary(processor),
         "torch_version": torch.__version__, "transformers_version": transformers.__version__,
     }, indent=2))
 

@@ -353,5 +353,18 @@ TEST_F(Harvest, EstimateCoversWhatIsWritten) {
   EXPECT_EQ(after.disk_bytes, 0U);
 }
 
+TEST_F(Harvest, EstimateKnowsTheTypeOfTheHostModel) {
+  const corpus::PackedContexts contexts = fake_contexts();
+  const CacheConfig config = fake_config(folder_.path());
+  const HarvestEstimate wide = estimate_harvest(config, contexts, FakeHost(), 1);
+  const HarvestEstimate brief = estimate_harvest(config, contexts, FakeHost(Dtype::kBfloat16), 1);
+  // Half of the parameters and of a pass's buffers: 64 contexts of 64 tokens, width 12, 24 values.
+  const std::uint64_t parameters = 12 * 1000 + 2 * 12 * 12 * 12;
+  EXPECT_EQ(wide.memory_bytes_per_rank - brief.memory_bytes_per_rank,
+            2 * (parameters + 64 * 64 * 12 * 24));
+  EXPECT_EQ(wide.seconds, wide.seconds_in_float32);
+  EXPECT_GT(brief.seconds_in_float32, 0);
+}
+
 }  // namespace
 }  // namespace thresher::activation_cache

@@ -9,14 +9,16 @@
 
 namespace thresher::activation_cache::testing {
 
-FakeHost::FakeHost() {
+FakeHost::FakeHost(Dtype dtype) {
   info_.family = "fake";
   info_.fingerprint = "fake host";
   info_.n_blocks = 2;
   info_.d_model = 12;
   info_.n_vocabulary = 1000;
   info_.max_context_tokens = 64;
-  info_.parameter_bytes = 4 * (12 * 1000 + 2 * 12 * 12 * 12);
+  info_.dtype = dtype;
+  info_.parameter_bytes =
+      static_cast<std::int64_t>(dtype_bytes(dtype)) * (12 * 1000 + 2 * 12 * 12 * 12);
 }
 
 float FakeHost::value(const host_model::HookPoint& hook, std::int32_t token, std::int64_t position,

@@ -29,7 +29,7 @@ class FakeTokenizer : public corpus::Tokenizer {
 /// positions (norm 60 times the usual) and at token 13 (20 times).
 class FakeHost : public host_model::HostModel {
  public:
-  FakeHost();
+  explicit FakeHost(Dtype dtype = Dtype::kFloat32);
   const host_model::HostModelInfo& info() const override { return info_; }
   at::Tensor forward(const host_model::TokenBatch& batch,
                      const host_model::ForwardRequest& request) override;
