@@ -4,8 +4,9 @@
 
 EXPERIMENT.yaml has a sweep under `sae` and a cache that is complete (`thresher harvest EXPERIMENT.yaml`). Times are the
 seconds in timing.jsonl: steps with the reading of batches, without start-up and export; bytes are those asked of the
-cache. Prints JSON; `ratio` is the sweep's seconds over the sum of the solo runs' seconds (medians over the turns), and
-`cache_bytes` of the sweep must be those of one solo run. Every solo run's SAE is compared byte by byte with the sweep's.
+cache. Prints JSON; `ratio` is the sweep's seconds over the sum of the solo runs' seconds (medians over the turns),
+`cpu_ratio` the same of the processors' seconds, which a busy machine disturbs less (with run.threads=1: waiting threads spin),
+and `cache_bytes` of the sweep must be those of one solo run. Every solo run's SAE is compared byte by byte with the sweep's.
 """
 import argparse
 import json
@@ -33,38 +34,45 @@ def resolved():
 
 
 def train(experiment, name, folder):
-    """Trains in folder/name; its seconds and bytes."""
+    """Trains in folder/name; its seconds of steps and of processors, and its bytes."""
     experiment = {**experiment, "run": {**experiment["run"], "dir": str(folder), "name": name}}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(experiment, sort_keys=False))
     subprocess.run([PROGRAM, "train", path, "--log-level", "error"], check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (folder / name / "timing.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "seconds" in line]
-    return sum(line["seconds"] for line in steps), steps[-1]["cache_bytes"]
+    return sum(line["seconds"] for line in steps), sum(line["cpu_seconds"] for line in steps), steps[-1]["cache_bytes"]
 
 
 def main():
     experiment = resolved()
     saes = experiment["sae"]
-    sweep_seconds, solo_seconds = [], {sae["name"]: [] for sae in saes}
-    solo_bytes, same = {}, True
-    for turn in range(options.turns):
+    names = [sae["name"] for sae in saes]
+    seconds = {name: [] for name in ["sweep", *names]}
+    cpu = {name: [] for name in ["sweep", *names]}
+    cache_bytes = {}
+    same = True
+    for _ in range(options.turns):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            seconds, sweep_bytes = train(experiment, "sweep", folder)
-            sweep_seconds.append(seconds)
-            for sae in saes:
-                name = sae["name"]
-                seconds, solo_bytes[name] = train({**experiment, "sae": [sae]}, f"solo-{name}", folder)
-                solo_seconds[name].append(seconds)
+            for name, part in [("sweep", saes), *((sae["name"], [sae]) for sae in saes)]:
+                wall, processors, cache_bytes[name] = train({**experiment, "sae": part}, name, folder)
+                seconds[name].append(wall)
+                cpu[name].append(processors)
+            for name in names:
                 for file in ("cfg.json", "sae_weights.safetensors"):
                     same &= ((folder / "sweep/sae" / name / file).read_bytes()
-                             == (folder / f"solo-{name}/sae" / name / file).read_bytes())
-    sweep = statistics.median(sweep_seconds)
-    solos = {name: statistics.median(seconds) for name, seconds in solo_seconds.items()}
-    print(json.dumps({"saes": len(saes), "turns": options.turns, "sweep_seconds": sweep, "solo_seconds": solos,
-                      "sum_of_solo_seconds": sum(solos.values()), "ratio": sweep / sum(solos.values()),
-                      "cache_bytes": {"sweep": sweep_bytes, "solo": sorted(set(solo_bytes.values()))},
+                             == (folder / name / "sae" / name / file).read_bytes())
+
+    def ratio(times):
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        return medians["sweep"] / sum(medians[name] for name in names)
+
+    print(json.dumps({"saes": len(saes), "turns": options.turns,
+                      "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+                      "ratio": ratio(seconds), "cpu_ratio": ratio(cpu),
+                      "cache_bytes": {"sweep": cache_bytes["sweep"],
+                                      "solo": sorted({cache_bytes[name] for name in names})},
                       "each_equals_its_solo_run": same}, indent=2))
 
 

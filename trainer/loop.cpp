@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <time.h>
 
 #include "core/config.h"
 #include "core/error.h"
@@ -16,6 +17,13 @@ namespace {
 
 constexpr double kTimingSeconds = 10;
 constexpr std::size_t kMostSaesInNote = 3;
+
+/// Of all threads of this process: what a step costs, however busy the machine is otherwise.
+double process_cpu_seconds() {
+  timespec time{};
+  THRESHER_CHECK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) == 0, "clock_gettime failed");
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
 
 }  // namespace
 
@@ -113,14 +121,17 @@ void TrainingLoop::write_timing(bool is_last) {
   const auto now = std::chrono::steady_clock::now();
   const double seconds = std::chrono::duration<double>(now - timed_at_).count();
   if (step_ == timed_step_ || (seconds < kTimingSeconds && !is_last)) return;
+  const double cpu = process_cpu_seconds();
   const std::int64_t n_tokens = (step_ - timed_step_) * job_->config.batch_tokens;
   directory_->timing().append(
       {Json::object({{"step", step_},
                      {"tokens", tokens()},
                      {"seconds", seconds},
+                     {"cpu_seconds", cpu - timed_cpu_seconds_},
                      {"tokens_per_second", static_cast<double>(n_tokens) / std::max(seconds, 1e-9)},
                      {"cache_bytes", source_->bytes_requested()}})});
   timed_at_ = now;
+  timed_cpu_seconds_ = cpu;
   timed_step_ = step_;
 }
 
@@ -175,6 +186,7 @@ void TrainingLoop::run(std::int64_t first_step, bool is_saved) {
   step_ = timed_step_ = first_step;
   saved_step_ = is_saved ? first_step : -1;
   timed_at_ = std::chrono::steady_clock::now();
+  timed_cpu_seconds_ = process_cpu_seconds();
   Progress progress("train", "tokens", steps_ * job_->config.batch_tokens, tokens(),
                     comm_->is_root());
   while (step_ < steps_) {

@@ -55,6 +55,7 @@ class TrainingLoop {
   /// point share both: the rows as they came, and room for each one's transform of them.
   std::vector<std::vector<at::Tensor>> raw_, inputs_;
   std::chrono::steady_clock::time_point timed_at_;
+  double timed_cpu_seconds_ = 0;
   std::int64_t timed_step_ = 0;
 };
 
