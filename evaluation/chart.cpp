@@ -139,8 +139,10 @@ class Labels {
     struct Offset {
       double x, y;
     };
-    const Offset offsets[] = {{8, 4},  {-8 - width, 4}, {-width / 2, -9}, {-width / 2, 18},
-                              {8, -7}, {8, 15},         {-8 - width, -7}, {-8 - width, 15}};
+    const Offset offsets[] = {{8, 4},           {-8 - width, 4},  {-width / 2, -9},
+                              {-width / 2, 18}, {8, -7},          {8, 15},
+                              {-8 - width, -7}, {-8 - width, 15}, {12 - width, -11},
+                              {12 - width, 20}, {-12, -11},       {-12, 20}};
     for (const Offset& offset : offsets) {
       const double left = x + offset.x, baseline = y + offset.y;
       const Box box{left, baseline - kLabelHeight + 3, left + width, baseline + 3};

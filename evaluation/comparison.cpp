@@ -192,7 +192,9 @@ std::string reason_of(const Entry& entry) {
   return entry.is_evaluated() ? why_missing(entry.sae->evaluation, "ce_spliced") : "not evaluated";
 }
 
-/// Fields in which not all of `sides` agree: [{"field", "values": {LABEL: value}}].
+/// Fields that have different values in those of `sides` that have them: [{"field", "values":
+/// {LABEL: value}}]. A field that only some have, because they are of another type or version, is
+/// no difference by itself.
 Json differing_fields(const std::vector<std::pair<std::string, Json>>& sides,
                       const std::set<std::string>& left_out) {
   std::vector<std::string> fields;
@@ -208,13 +210,14 @@ Json differing_fields(const std::vector<std::pair<std::string, Json>>& sides,
   Json out = Json::array();
   for (const std::string& field : fields) {
     Json by_label = Json::object();
+    const Json* first = nullptr;
     bool is_same = true;
     for (std::size_t i = 0; i < sides.size(); ++i) {
       const auto found = values[i].find(field);
-      Json value = found == values[i].end() ? Json() : found->second;
-      const auto first = values[0].find(field);
-      is_same = is_same && value == (first == values[0].end() ? Json() : first->second);
-      by_label[sides[i].first] = std::move(value);
+      by_label[sides[i].first] = found == values[i].end() ? Json() : found->second;
+      if (found == values[i].end()) continue;
+      is_same = is_same && (first == nullptr || *first == found->second);
+      first = &found->second;
     }
     if (!is_same) out.push_back(Json::object({{"field", field}, {"values", by_label}}));
   }
@@ -270,6 +273,26 @@ Json compare_runs(const std::vector<RunRecord>& runs) {
        {"differing_sae_fields", differing_fields(sae_sides, {"name"})}});
 }
 
+std::vector<std::vector<std::string>> differences_grid(const Json& fields) {
+  if (fields.as_array().empty()) return {};
+  std::vector<std::vector<std::string>> grid = {{"differs"}};
+  for (const auto& [label, value] : fields.as_array()[0].at("values").as_object()) {
+    grid[0].push_back(label);
+  }
+  for (const Json& field : fields.as_array()) {
+    grid.push_back({field.at("field").as_string()});
+    for (const auto& [label, value] : field.at("values").as_object()) {
+      grid.back().push_back(plain_value(value));
+    }
+  }
+  if (grid.size() >= grid[0].size()) return grid;
+  std::vector<std::vector<std::string>> transposed(grid[0].size());
+  for (const auto& line : grid) {
+    for (std::size_t i = 0; i < line.size(); ++i) transposed[i].push_back(line[i]);
+  }
+  return transposed;
+}
+
 std::string comparison_text(const Json& comparison) {
   std::vector<std::vector<std::string>> lines = {{"sae"}};
   for (const MetricColumn& column : metric_columns()) lines[0].push_back(column.name);
@@ -294,17 +317,8 @@ std::string comparison_text(const Json& comparison) {
     out += fmt::format("\nwarning: {}\n", visible_text(warning.as_string()));
   }
   for (const char* list : {"differing_run_fields", "differing_sae_fields"}) {
-    const auto& fields = comparison.at(list).as_array();
-    if (fields.empty()) continue;
-    lines = {{"differs"}};
-    for (const auto& [label, value] : fields[0].at("values").as_object()) lines[0].push_back(label);
-    for (const Json& field : fields) {
-      lines.push_back({field.at("field").as_string()});
-      for (const auto& [label, value] : field.at("values").as_object()) {
-        lines.back().push_back(plain_value(value));
-      }
-    }
-    out += fmt::format("\n{}", text_table(std::move(lines)));
+    lines = differences_grid(comparison.at(list));
+    if (!lines.empty()) out += fmt::format("\n{}", text_table(std::move(lines)));
   }
   return out;
 }

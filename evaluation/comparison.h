@@ -20,8 +20,13 @@ namespace thresher::evaluation {
 /// of the same held-out contexts at the same hook point of the same host model: only their metrics
 /// can be compared, and `best` names those in which an SAE is not beaten within its group (of at
 /// least two). `reason` says why there are no metrics, or no cross-entropy. Labels are the shortest
-/// names that tell SAEs apart. A field that a run lacks is null.
+/// names that tell SAEs apart. Fields are those with different values among those who have
+/// them; who lacks one has null.
 Json compare_runs(const std::vector<RunRecord>& runs);
+
+/// One of the two lists of fields as lines of cells, header first: a line a field, or a line an SAE
+/// (a run) where those are more. Empty when nothing differs.
+std::vector<std::vector<std::string>> differences_grid(const Json& fields);
 
 /// The same for people: a table whose best values end in *, the warnings, the fields that differ.
 std::string comparison_text(const Json& comparison);

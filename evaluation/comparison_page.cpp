@@ -92,7 +92,8 @@ std::vector<ScatterChart> pareto_charts(const Json& comparison, const Json& grou
   return charts;
 }
 
-void add_pareto(Page& page, const Json& comparison) {
+void add_pareto(Page& page, const Json& comparison,
+                const std::vector<std::pair<std::string, std::size_t>>& legend) {
   std::vector<Json> groups;
   for (const Json& sae : comparison.at("saes").as_array()) {
     const Json& group = sae.at("group");
@@ -104,7 +105,10 @@ void add_pareto(Page& page, const Json& comparison) {
   for (const Json& group : groups) {
     const std::vector<ScatterChart> charts = pareto_charts(comparison, group);
     if (charts.empty()) continue;
-    if (!has_heading) page.add_heading("What sparsity costs");
+    if (!has_heading) {
+      page.add_heading("What sparsity costs");
+      page.add_legend(legend);
+    }
     has_heading = true;
     if (groups.size() > 1) {
       for (const Json& sae : comparison.at("saes").as_array()) {
@@ -121,18 +125,15 @@ void add_pareto(Page& page, const Json& comparison) {
 }
 
 void add_differences(Page& page, const Json& fields, const std::string& heading) {
-  if (fields.as_array().empty()) return;
+  const std::vector<std::vector<std::string>> grid = differences_grid(fields);
+  if (grid.empty()) return;
   page.add_heading(heading);
   PageTable table;
-  table.columns.push_back({"field", "", false});
-  for (const auto& [label, value] : fields.as_array()[0].at("values").as_object()) {
-    table.columns.push_back({label});
-  }
-  for (const Json& field : fields.as_array()) {
-    PageRow row{PageRow::Kind::kNormal, {{field.at("field").as_string()}}};
-    for (const auto& [label, value] : field.at("values").as_object()) {
-      row.cells.push_back({plain_value(value)});
-    }
+  for (const std::string& label : grid[0])
+    table.columns.push_back({label, "", !table.columns.empty()});
+  for (std::size_t i = 1; i < grid.size(); ++i) {
+    PageRow row;
+    for (const std::string& text : grid[i]) row.cells.push_back({text});
     table.rows.push_back(std::move(row));
   }
   page.add_table(table);
@@ -154,7 +155,7 @@ std::string comparison_page(const std::vector<RunRecord>& runs, const Json& comp
   page.add_text("★ is not beaten by an SAE that was measured on the same positions.");
   std::vector<std::pair<std::string, std::size_t>> legend;
   for (const ChartedSae& sae : saes) legend.emplace_back(sae.label, sae.index);
-  add_pareto(page, comparison);
+  add_pareto(page, comparison, legend);
   if (const auto charts = training_charts(saes); !charts.empty()) {
     page.add_heading("Training");
     page.add_legend(legend);

@@ -24,7 +24,7 @@ border-radius:4px;background:var(--warn-paper);color:var(--warn);max-width:none}
 .scroll{overflow-x:auto;margin:12px 0;border:1px solid var(--line);border-radius:6px;background:var(--panel)}
 table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
 th,td{padding:6px 11px;text-align:left;vertical-align:top}
-td:first-child{min-width:11em;overflow-wrap:anywhere}
+td:first-child{white-space:nowrap;max-width:34em;overflow:hidden;text-overflow:ellipsis}
 th{font-weight:600;font-size:12.5px;white-space:nowrap;vertical-align:bottom;border-bottom:1px solid var(--strong)}
 th small{display:block;font-weight:400;color:var(--muted)}
 td{border-top:1px solid var(--line)}

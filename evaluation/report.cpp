@@ -27,7 +27,8 @@ const Json* member(const Json& json, std::initializer_list<std::string_view> pat
 std::string text_of(const Json* value) { return value == nullptr ? "–" : plain_value(*value); }
 
 void add_pair(Pairs& pairs, const std::string& name, const Json* value) {
-  if (value != nullptr && !value->is_null()) pairs.emplace_back(name, plain_value(*value));
+  if (value == nullptr || value->is_null()) return;
+  if (const std::string text = plain_value(*value); !text.empty()) pairs.emplace_back(name, text);
 }
 
 std::string distinct(const RunRecord& run, const std::string& field) {
@@ -235,6 +236,20 @@ void add_starts(Page& page, const RunRecord& run) {
   if (!table.rows.empty()) page.add_table(table);
 }
 
+/// Digests of the files of activations, where a run read those in place of a text.
+void add_own_files(Pairs& pairs, const RunRecord& run) {
+  constexpr std::size_t kMostShown = 4;
+  const Json* files = member(run.identity, {"source", "cache", "corpus", "files"});
+  if (files == nullptr || !files->is_array()) return;
+  const auto& list = files->as_array();
+  for (std::size_t i = 0; i < std::min(list.size(), kMostShown); ++i) {
+    add_pair(pairs, "activations, SHA-256", member(list[i], {"sha256"}));
+  }
+  if (list.size() > kMostShown) {
+    pairs.emplace_back("activations", fmt::format("and {} more files", list.size() - kMostShown));
+  }
+}
+
 void add_provenance(Page& page, const RunRecord& run) {
   page.add_heading("Provenance");
   add_starts(page, run);
@@ -266,6 +281,7 @@ void add_provenance(Page& page, const RunRecord& run) {
   add("host model, SHA-256 of its weights", {"source", "cache", "host_model", "fingerprint"});
   add("tokenizer, SHA-256", {"source", "cache", "tokenizer"});
   add("text, SHA-256", {"source", "cache", "corpus", "fingerprint"});
+  add_own_files(pairs, run);
   add("cache, SHA-256 of its shards", {"source", "shards_sha256"});
   add("cache rows", {"source", "rows"});
   for (const SaeRecord& sae : run.saes) {

@@ -94,6 +94,18 @@ TEST(CompareTest, MarksWhatIsNotBeatenAndNamesWhatDiffers) {
             R"([{"field":"k","values":{"a":8,"b":16}}])");
 }
 
+TEST(CompareTest, ShowsDifferencesTheWayThatTakesFewerColumns) {
+  const auto field = [](const char* name) {
+    return Json::object({{"field", name}, {"values", Json::object({{"a", 8}, {"b", Json()}})}});
+  };
+  using Grid = std::vector<std::vector<std::string>>;
+  EXPECT_EQ(differences_grid(Json::array({field("k")})),
+            (Grid{{"differs", "k"}, {"a", "8"}, {"b", "–"}}));
+  EXPECT_EQ(differences_grid(Json::array({field("k"), field("n")})),
+            (Grid{{"differs", "a", "b"}, {"k", "8", "–"}, {"n", "8", "–"}}));
+  EXPECT_TRUE(differences_grid(Json::array()).empty());
+}
+
 TEST(CompareTest, DoesNotCompareRunsOnDifferentHeldOutText) {
   const ScratchFolder folder;
   const Json comparison =
