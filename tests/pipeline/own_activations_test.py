@@ -127,6 +127,12 @@ class ThreeLinesTest(unittest.TestCase):
         self.assertIn("it needs a host model, and this run reads activations alone", page)
         self.assertIn(f"{self.figures['fvu']:.3f}"[:4], page)
 
+    def test_encode_says_that_there_is_no_model_to_send_a_text_through(self):
+        result = subprocess.run([PROGRAM, "encode", "runs/mine", "--text", "a"], cwd=self.folder, capture_output=True,
+                                text=True)
+        self.assertEqual(result.returncode, 78, result.stderr)
+        self.assertIn("error: runs/mine: the run was trained on activations of its own\n", result.stderr)
+
     def test_eval_measures_the_finished_run_again(self):
         before = (self.cache / "sources.json").read_text()
         again = json.loads(run_in(self.folder, "eval", "runs/mine", "--json").stdout)
