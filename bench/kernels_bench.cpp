@@ -30,8 +30,9 @@ std::vector<float> normals(std::int64_t count, std::string_view purpose) {
 struct Lane {
   Lane() {
     topk({}, kRows, kLatents, kKept, pre_acts.data(), values.data(), indices.data());
-    sort_pairs_by_latent(kRows, kKept, kLatents, indices.data(), values.data(), offsets.data(),
-                         pair_rows.data(), pair_slots.data());
+    for (std::int64_t r = 0; r <= kRows; ++r) row_offsets.push_back(r * kKept);
+    sort_pairs_by_latent(kRows, kLatents, row_offsets.data(), indices.data(), values.data(),
+                         offsets.data(), pair_rows.data(), pair_slots.data());
   }
   std::vector<float> pre_acts = normals(kRows * kLatents, "pre_acts");
   std::vector<float> x = normals(kRows * kDims, "x");
@@ -40,6 +41,7 @@ struct Lane {
   std::vector<float> m = gradient, v = std::vector<float>(gradient.size(), 1.0f);
   std::vector<float> values = std::vector<float>(kRows * kKept);
   std::vector<std::int32_t> indices = std::vector<std::int32_t>(kRows * kKept);
+  std::vector<std::int64_t> row_offsets;
   std::vector<std::int64_t> offsets = std::vector<std::int64_t>(kLatents + 1);
   std::vector<std::int32_t> pair_rows = indices, pair_slots = indices;
   std::vector<float> out_rows = x, out_values = values, out_weights = W;
@@ -62,16 +64,17 @@ void select_reference(Lane& lane) {
                   lane.indices.data());
 }
 void decode(Lane& lane) {
-  sparse_decode({}, kRows, kKept, kDims, lane.indices.data(), lane.values.data(), lane.W.data(),
-                nullptr, lane.out_rows.data());
+  sparse_decode({}, kRows, kDims, lane.row_offsets.data(), lane.indices.data(), lane.values.data(),
+                lane.W.data(), nullptr, lane.out_rows.data());
 }
 void value_gradients(Lane& lane) {
-  sparse_decode_grad_values({}, kRows, kKept, kDims, lane.indices.data(), lane.x.data(),
-                            lane.W.data(), lane.out_values.data());
+  sparse_decode_grad_values({}, kRows, kDims, lane.row_offsets.data(), lane.indices.data(),
+                            lane.x.data(), lane.W.data(), lane.out_values.data());
 }
 void sort_pairs(Lane& lane) {
-  sort_pairs_by_latent(kRows, kKept, kLatents, lane.indices.data(), lane.values.data(),
-                       lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data());
+  sort_pairs_by_latent(kRows, kLatents, lane.row_offsets.data(), lane.indices.data(),
+                       lane.values.data(), lane.offsets.data(), lane.pair_rows.data(),
+                       lane.pair_slots.data());
 }
 void weight_gradient(Lane& lane) {
   const LatentRows rows{lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data(),

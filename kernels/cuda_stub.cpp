@@ -24,11 +24,11 @@ void topk_masked_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const flo
                       const std::uint8_t*, float*, std::int32_t*) {
   refuse("topk_masked");
 }
-void sparse_decode_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const std::int32_t*,
+void sparse_decode_cuda(void*, std::int64_t, std::int64_t, const std::int64_t*, const std::int32_t*,
                         const float*, const float*, const float*, float*) {
   refuse("sparse_decode");
 }
-void sparse_decode_grad_values_cuda(void*, std::int64_t, std::int64_t, std::int64_t,
+void sparse_decode_grad_values_cuda(void*, std::int64_t, std::int64_t, const std::int64_t*,
                                     const std::int32_t*, const float*, const float*, float*) {
   refuse("sparse_decode_grad_values");
 }

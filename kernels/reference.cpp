@@ -26,41 +26,47 @@ void topk(std::int64_t rows, std::int64_t cols, std::int64_t k, const float* pre
   }
 }
 
-void sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d, const std::int32_t* indices,
-                   const float* values, const float* W_dec, const float* bias, float* recon) {
+void sparse_decode(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
+                   const std::int32_t* indices, const float* values, const float* W_dec,
+                   const float* bias, float* recon) {
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t c = 0; c < d; ++c) {
       double sum = bias != nullptr ? bias[c] : 0.0;
-      for (std::int64_t j = 0; j < k; ++j) {
-        const double value = values[r * k + j];
-        if (value != 0.0) sum += value * W_dec[indices[r * k + j] * d + c];
+      for (std::int64_t slot = row_offsets[r]; slot < row_offsets[r + 1]; ++slot) {
+        const double value = values[slot];
+        if (value != 0.0) sum += value * W_dec[indices[slot] * d + c];
       }
       recon[r * d + c] = static_cast<float>(sum);
     }
   }
 }
 
-void sparse_decode_grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+void sparse_decode_grad_values(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
                                const std::int32_t* indices, const float* grad_recon,
                                const float* W_dec, float* grad_values) {
-  for (std::int64_t slot = 0; slot < rows * k; ++slot) {
-    double sum = 0.0;
-    for (std::int64_t c = 0; c < d; ++c) {
-      sum += static_cast<double>(grad_recon[slot / k * d + c]) * W_dec[indices[slot] * d + c];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t slot = row_offsets[r]; slot < row_offsets[r + 1]; ++slot) {
+      double sum = 0.0;
+      for (std::int64_t c = 0; c < d; ++c) {
+        sum += static_cast<double>(grad_recon[r * d + c]) * W_dec[indices[slot] * d + c];
+      }
+      grad_values[slot] = static_cast<float>(sum);
     }
-    grad_values[slot] = static_cast<float>(sum);
   }
 }
 
-void accumulate_latent_rows(std::int64_t n_rows, std::int64_t k, std::int64_t n_latents,
-                            std::int64_t d, const std::int32_t* indices, const float* values,
-                            const float* coefficients, const float* rows, float* out) {
+void accumulate_latent_rows(std::int64_t n_rows, std::int64_t n_latents, std::int64_t d,
+                            const std::int64_t* row_offsets, const std::int32_t* indices,
+                            const float* values, const float* coefficients, const float* rows,
+                            float* out) {
   std::vector<double> sums(static_cast<std::size_t>(n_latents * d));
-  for (std::int64_t slot = 0; slot < n_rows * k; ++slot) {
-    if (values[slot] == 0.0f) continue;
-    for (std::int64_t c = 0; c < d; ++c) {
-      sums[static_cast<std::size_t>(indices[slot] * d + c)] +=
-          static_cast<double>(coefficients[slot]) * rows[slot / k * d + c];
+  for (std::int64_t r = 0; r < n_rows; ++r) {
+    for (std::int64_t slot = row_offsets[r]; slot < row_offsets[r + 1]; ++slot) {
+      if (values[slot] == 0.0f) continue;
+      for (std::int64_t c = 0; c < d; ++c) {
+        sums[static_cast<std::size_t>(indices[slot] * d + c)] +=
+            static_cast<double>(coefficients[slot]) * rows[r * d + c];
+      }
     }
   }
   for (std::size_t i = 0; i < sums.size(); ++i) out[i] = static_cast<float>(sums[i]);

@@ -13,16 +13,18 @@ namespace thresher::kernels::reference {
 void topk(std::int64_t rows, std::int64_t cols, std::int64_t k, const float* pre_acts,
           const std::uint8_t* mask /* or null */, float* values, std::int32_t* indices);
 
-void sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d, const std::int32_t* indices,
-                   const float* values, const float* W_dec, const float* bias, float* recon);
-void sparse_decode_grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+void sparse_decode(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
+                   const std::int32_t* indices, const float* values, const float* W_dec,
+                   const float* bias, float* recon);
+void sparse_decode_grad_values(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
                                const std::int32_t* indices, const float* grad_recon,
                                const float* W_dec, float* grad_values);
 /// out [n_latents, d]: sum over rows and slots of coefficients * rows[row], where `values` is not
 /// 0.
-void accumulate_latent_rows(std::int64_t n_rows, std::int64_t k, std::int64_t n_latents,
-                            std::int64_t d, const std::int32_t* indices, const float* values,
-                            const float* coefficients, const float* rows, float* out);
+void accumulate_latent_rows(std::int64_t n_rows, std::int64_t n_latents, std::int64_t d,
+                            const std::int64_t* row_offsets, const std::int32_t* indices,
+                            const float* values, const float* coefficients, const float* rows,
+                            float* out);
 
 void row_norms(std::int64_t rows, std::int64_t cols, const float* W, float* norms);
 void normalise_rows(std::int64_t rows, std::int64_t cols, float* W);

@@ -10,32 +10,32 @@ bool is_power_of_two(std::int64_t value) { return value >= 1 && (value & (value 
 
 }  // namespace
 
-void sparse_decode(const Exec& exec, std::int64_t rows, std::int64_t k, std::int64_t d,
-                   const std::int32_t* indices, const float* values, const float* W_dec,
-                   const float* bias, float* recon) {
-  THRESHER_CHECK(rows >= 0 && k >= 0 && d >= 0, "sparse_decode: a size is negative");
+void sparse_decode(const Exec& exec, std::int64_t rows, std::int64_t d,
+                   const std::int64_t* row_offsets, const std::int32_t* indices,
+                   const float* values, const float* W_dec, const float* bias, float* recon) {
+  THRESHER_CHECK(rows >= 0 && d >= 0, "sparse_decode: a size is negative");
   if (rows == 0 || d == 0) return;
   switch (exec.device) {
     case Device::kCpu:
-      return detail::sparse_decode_cpu(rows, k, d, indices, values, W_dec, bias, recon);
+      return detail::sparse_decode_cpu(rows, d, row_offsets, indices, values, W_dec, bias, recon);
     case Device::kCuda:
-      return detail::sparse_decode_cuda(exec.stream, rows, k, d, indices, values, W_dec, bias,
-                                        recon);
+      return detail::sparse_decode_cuda(exec.stream, rows, d, row_offsets, indices, values, W_dec,
+                                        bias, recon);
   }
 }
 
-void sparse_decode_grad_values(const Exec& exec, std::int64_t rows, std::int64_t k, std::int64_t d,
-                               const std::int32_t* indices, const float* grad_recon,
-                               const float* W_dec, float* grad_values) {
-  THRESHER_CHECK(rows >= 0 && k >= 0 && d >= 0, "sparse_decode_grad_values: a size is negative");
-  if (rows == 0 || k == 0) return;
+void sparse_decode_grad_values(const Exec& exec, std::int64_t rows, std::int64_t d,
+                               const std::int64_t* row_offsets, const std::int32_t* indices,
+                               const float* grad_recon, const float* W_dec, float* grad_values) {
+  THRESHER_CHECK(rows >= 0 && d >= 0, "sparse_decode_grad_values: a size is negative");
+  if (rows == 0) return;
   switch (exec.device) {
     case Device::kCpu:
-      return detail::sparse_decode_grad_values_cpu(rows, k, d, indices, grad_recon, W_dec,
+      return detail::sparse_decode_grad_values_cpu(rows, d, row_offsets, indices, grad_recon, W_dec,
                                                    grad_values);
     case Device::kCuda:
-      return detail::sparse_decode_grad_values_cuda(exec.stream, rows, k, d, indices, grad_recon,
-                                                    W_dec, grad_values);
+      return detail::sparse_decode_grad_values_cuda(exec.stream, rows, d, row_offsets, indices,
+                                                    grad_recon, W_dec, grad_values);
   }
 }
 

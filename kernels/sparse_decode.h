@@ -6,25 +6,32 @@
 
 namespace thresher::kernels {
 
-/// recon[r] = bias + sum_j values[r, j] * W_dec[indices[r, j]], j in the order given (so bits are
-/// fixed). Values that are exactly 0 are skipped. bias may be null (zero). recon [rows, d], W_dec
-/// [n_latents, d].
-void sparse_decode(const Exec& exec, std::int64_t rows, std::int64_t k, std::int64_t d,
-                   const std::int32_t* indices, const float* values, const float* W_dec,
-                   const float* bias, float* recon);
+// Sparse rows are (latent, value) pairs: those of row r stand in the slots [row_offsets[r],
+// row_offsets[r + 1]) of `indices` and `values`. `row_offsets` [rows + 1] does not fall; it need
+// not start at 0, so a part of the rows is row_offsets + first_row with the same arrays. Like every
+// array it lies on exec.device.
 
-/// grad_values[r, j] = dot(grad_recon[r], W_dec[indices[r, j]]), accumulated in a fixed order.
-void sparse_decode_grad_values(const Exec& exec, std::int64_t rows, std::int64_t k, std::int64_t d,
-                               const std::int32_t* indices, const float* grad_recon,
-                               const float* W_dec, float* grad_values);
+/// recon[r] = bias + sum over the slots of r of values[slot] * W_dec[indices[slot]], in the order
+/// of the slots (so bits are fixed). Values that are exactly 0 are skipped. bias may be null
+/// (zero). recon [rows, d], W_dec [n_latents, d].
+void sparse_decode(const Exec& exec, std::int64_t rows, std::int64_t d,
+                   const std::int64_t* row_offsets, const std::int32_t* indices,
+                   const float* values, const float* W_dec, const float* bias, float* recon);
+
+/// grad_values[slot] = dot(grad_recon[r], W_dec[indices[slot]]) for the slots of every row r,
+/// accumulated in a fixed order.
+void sparse_decode_grad_values(const Exec& exec, std::int64_t rows, std::int64_t d,
+                               const std::int64_t* row_offsets, const std::int32_t* indices,
+                               const float* grad_recon, const float* W_dec, float* grad_values);
 
 /// (row, slot) pairs ordered by latent, and by row inside a latent: a counting sort, stable.
-/// `offsets` [n_latents + 1]; `pair_rows`, `pair_slots` [rows * k] with slot = position in the
-/// [rows, k] arrays. Pairs whose `values` are exactly 0 are left out. Host memory; InternalError if
+/// `offsets` [n_latents + 1]; `pair_rows`, `pair_slots` have room for row_offsets[rows] -
+/// row_offsets[0]. Pairs whose `values` are exactly 0 are left out. Host memory; InternalError if
 /// another pair's latent is out of range.
-void sort_pairs_by_latent(std::int64_t rows, std::int64_t k, std::int64_t n_latents,
-                          const std::int32_t* indices, const float* values, std::int64_t* offsets,
-                          std::int32_t* pair_rows, std::int32_t* pair_slots);
+void sort_pairs_by_latent(std::int64_t rows, std::int64_t n_latents,
+                          const std::int64_t* row_offsets, const std::int32_t* indices,
+                          const float* values, std::int64_t* offsets, std::int32_t* pair_rows,
+                          std::int32_t* pair_slots);
 
 /// One source of gradient rows for `accumulate_latent_rows`: out[latent] += sum over its pairs of
 /// coefficients[slot] * rows[row], rows taken in ascending order inside a lane.
@@ -32,7 +39,7 @@ struct LatentRows {
   const std::int64_t* offsets;  // from sort_pairs_by_latent
   const std::int32_t* pair_rows;
   const std::int32_t* pair_slots;
-  const float* coefficients;  // [rows, k]
+  const float* coefficients;  // one a slot
   const float* rows;          // [rows, d]
 };
 

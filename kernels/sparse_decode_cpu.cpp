@@ -11,6 +11,11 @@ namespace {
 // About this many multiply-adds are worth a thread.
 constexpr std::int64_t kGrainFlops = 1 << 15;
 
+/// Multiply-adds of the rows before `row`, for d = 1, and something for a row without pairs.
+std::int64_t cost_of_rows(const std::int64_t* row_offsets, std::int64_t row) {
+  return row_offsets[row] - row_offsets[0] + row;
+}
+
 std::int64_t grain_rows(std::int64_t flops_per_row) {
   return std::max<std::int64_t>(1, kGrainFlops / std::max<std::int64_t>(1, flops_per_row));
 }
@@ -95,10 +100,11 @@ std::int64_t cost_before(std::int64_t latent, std::int64_t n_lanes, const Latent
 
 }  // namespace
 
-void sparse_decode_cpu(std::int64_t rows, std::int64_t k, std::int64_t d,
+void sparse_decode_cpu(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
                        const std::int32_t* indices, const float* values, const float* W_dec,
                        const float* bias, float* recon) {
-  parallel_for(rows, grain_rows(k * d), [&](std::int64_t begin, std::int64_t end) {
+  const auto cost = [&](std::int64_t row) { return cost_of_rows(row_offsets, row); };
+  parallel_for_cost(rows, grain_rows(d), cost, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
       float* out = recon + r * d;
       if (bias != nullptr) {
@@ -106,19 +112,23 @@ void sparse_decode_cpu(std::int64_t rows, std::int64_t k, std::int64_t d,
       } else {
         std::fill_n(out, d, 0.0f);
       }
-      for (std::int64_t slot = r * k; slot < (r + 1) * k; ++slot) {
+      for (std::int64_t slot = row_offsets[r]; slot < row_offsets[r + 1]; ++slot) {
         if (values[slot] != 0.0f) add_scaled(values[slot], W_dec + indices[slot] * d, d, out);
       }
     }
   });
 }
 
-void sparse_decode_grad_values_cpu(std::int64_t rows, std::int64_t k, std::int64_t d,
-                                   const std::int32_t* indices, const float* grad_recon,
-                                   const float* W_dec, float* grad_values) {
-  parallel_for(rows, grain_rows(k * d), [&](std::int64_t begin, std::int64_t end) {
+void sparse_decode_grad_values_cpu(std::int64_t rows, std::int64_t d,
+                                   const std::int64_t* row_offsets, const std::int32_t* indices,
+                                   const float* grad_recon, const float* W_dec,
+                                   float* grad_values) {
+  const auto cost = [&](std::int64_t row) { return cost_of_rows(row_offsets, row); };
+  parallel_for_cost(rows, grain_rows(d), cost, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
-      dots(k, d, indices + r * k, grad_recon + r * d, W_dec, grad_values + r * k);
+      const std::int64_t first = row_offsets[r];
+      dots(row_offsets[r + 1] - first, d, indices + first, grad_recon + r * d, W_dec,
+           grad_values + first);
     }
   });
 }

@@ -7,23 +7,21 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void decode_rows(std::int64_t k, std::int64_t d, const std::int32_t* indices,
-                            const float* values, const float* W_dec, const float* bias,
-                            float* recon) {
+__global__ void decode_rows(std::int64_t d, const std::int64_t* row_offsets,
+                            const std::int32_t* indices, const float* values, const float* W_dec,
+                            const float* bias, float* recon) {
   const std::int64_t row = blockIdx.x;
   for (std::int64_t col = threadIdx.x; col < d; col += blockDim.x) {
-    recon[row * d + col] =
-        decode_element(k, d, col, indices + row * k, values + row * k, W_dec, bias);
+    recon[row * d + col] = decode_element(row_offsets, row, d, col, indices, values, W_dec, bias);
   }
 }
 
-__global__ void gradients_of_values(std::int64_t n_slots, std::int64_t k, std::int64_t d,
+__global__ void gradients_of_values(std::int64_t d, const std::int64_t* row_offsets,
                                     const std::int32_t* indices, const float* grad_recon,
                                     const float* W_dec, float* grad_values) {
   __shared__ float sums[kThreads];
   CudaBlock block;
-  const std::int64_t first_slot = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kDotLanes);
-  grad_values_block(block, first_slot, n_slots, k, d, indices, grad_recon, W_dec, sums,
+  grad_values_block(block, row_offsets, blockIdx.x, d, indices, grad_recon, W_dec, sums,
                     grad_values);
 }
 
@@ -51,20 +49,20 @@ void copy_lanes(const LatentRows* lanes, std::int64_t n_lanes, cudaStream_t stre
 
 }  // namespace
 
-void sparse_decode_cuda(void* stream, std::int64_t rows, std::int64_t k, std::int64_t d,
-                        const std::int32_t* indices, const float* values, const float* W_dec,
-                        const float* bias, float* recon) {
+void sparse_decode_cuda(void* stream, std::int64_t rows, std::int64_t d,
+                        const std::int64_t* row_offsets, const std::int32_t* indices,
+                        const float* values, const float* W_dec, const float* bias, float* recon) {
   decode_rows<<<grid_of(rows, 1), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      k, d, indices, values, W_dec, bias, recon);
+      d, row_offsets, indices, values, W_dec, bias, recon);
   check_launch("sparse_decode");
 }
 
-void sparse_decode_grad_values_cuda(void* stream, std::int64_t rows, std::int64_t k, std::int64_t d,
-                                    const std::int32_t* indices, const float* grad_recon,
-                                    const float* W_dec, float* grad_values) {
-  gradients_of_values<<<grid_of(rows * k, kThreads / kDotLanes), kThreads, 0,
-                        static_cast<cudaStream_t>(stream)>>>(rows * k, k, d, indices, grad_recon,
-                                                             W_dec, grad_values);
+void sparse_decode_grad_values_cuda(void* stream, std::int64_t rows, std::int64_t d,
+                                    const std::int64_t* row_offsets, const std::int32_t* indices,
+                                    const float* grad_recon, const float* W_dec,
+                                    float* grad_values) {
+  gradients_of_values<<<grid_of(rows, 1), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      d, row_offsets, indices, grad_recon, W_dec, grad_values);
   check_launch("sparse_decode_grad_values");
 }
 

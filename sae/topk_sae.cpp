@@ -140,6 +140,7 @@ void TopKSae::select(Lane& lane) {
   const auto n_pairs = static_cast<std::size_t>(n_main + lane.rows * aux_k_now_);
   lane.values.resize(n_pairs);
   lane.indices.resize(n_pairs);
+  fill_row_offsets(lane);
   kernels::topk(kExec, lane.rows, n_latents_, k_, pre_acts, lane.values.data(),
                 lane.indices.data());
   if (has_aux()) {
@@ -149,20 +150,30 @@ void TopKSae::select(Lane& lane) {
   relu(lane.values);
 }
 
+void TopKSae::fill_row_offsets(Lane& lane) const {
+  lane.row_offsets.assign(1, 0);
+  for (std::int64_t r = 0; r < lane.rows; ++r) {
+    lane.row_offsets.push_back(lane.row_offsets.back() + k_);
+  }
+  for (std::int64_t r = 0; has_aux() && r < lane.rows; ++r) {
+    lane.row_offsets.push_back(lane.row_offsets.back() + aux_k_now_);
+  }
+}
+
 void TopKSae::reconstruct(Lane& lane, const at::Tensor& x) {
   const std::int64_t rows = lane.rows;
   const float* W_dec = weight(kWDec).const_data_ptr<float>();
   recon_.resize_({rows, d_in_});
   float* recon = recon_.mutable_data_ptr<float>();
-  kernels::sparse_decode(kExec, rows, k_, d_in_, lane.indices.data(), lane.values.data(), W_dec,
-                         weight(kBDec).const_data_ptr<float>(), recon);
+  kernels::sparse_decode(kExec, rows, d_in_, lane.row_offsets.data(), lane.indices.data(),
+                         lane.values.data(), W_dec, weight(kBDec).const_data_ptr<float>(), recon);
   if (!lane.residuals.defined()) lane.residuals = at::empty({0}, x.options());
   lane.residuals.resize_({has_aux() ? 2 * rows : rows, d_in_});
   at::Tensor error = lane.residuals.narrow(0, 0, rows);
   at::sub_out(error, x, recon_);
   if (!has_aux()) return;
-  kernels::sparse_decode(kExec, rows, aux_k_now_, d_in_, lane.indices.data() + rows * k_,
-                         lane.values.data() + rows * k_, W_dec, nullptr, recon);
+  kernels::sparse_decode(kExec, rows, d_in_, lane.row_offsets.data() + rows, lane.indices.data(),
+                         lane.values.data(), W_dec, nullptr, recon);
   at::Tensor aux_error = lane.residuals.narrow(0, rows, rows);
   at::sub_out(aux_error, error, recon_);
 }
@@ -177,7 +188,7 @@ void TopKSae::sum_lane(Lane& lane, const at::Tensor& x) {
   if (has_aux()) {
     sums[kAuxErrorSquares] = sum_of_squares(lane.residuals.narrow(0, lane.rows, lane.rows));
   }
-  for (std::int64_t i = 0; i < lane.rows * k_; ++i) {
+  for (std::int64_t i = 0; i < lane.row_offsets[lane.rows]; ++i) {
     if (!(lane.values[i] > 0)) continue;
     sums[kActive] += 1;
     firing_.fire(lane.indices[i]);
@@ -205,45 +216,19 @@ void TopKSae::reduce_forward(comm::Communicator& comm) {
 }
 
 void TopKSae::sort_pairs(Lane& lane) {
-  const std::int64_t rows = lane.rows;
-  const std::int64_t n_main = rows * k_;
-  const auto sort = [&](std::int64_t k, std::int64_t first, std::vector<std::int64_t>& offsets,
-                        std::vector<std::int32_t>& pair_rows, std::vector<std::int32_t>& slots) {
-    offsets.resize(static_cast<std::size_t>(n_latents_ + 1));
-    pair_rows.resize(static_cast<std::size_t>(rows * k));
-    slots.resize(static_cast<std::size_t>(rows * k));
-    kernels::sort_pairs_by_latent(rows, k, n_latents_, lane.indices.data() + first,
-                                  lane.values.data() + first, offsets.data(), pair_rows.data(),
-                                  slots.data());
-  };
-  if (!has_aux()) {
-    sort(k_, 0, lane.offsets, lane.input_rows, lane.pair_slots);
-    lane.residual_rows = lane.input_rows;
-    return;
-  }
   // A dead latent may be in both selections. Its pairs go into one list, because two gradients
   // added after their own sums over lanes would not have the same bits for every split of the
   // lanes.
-  std::vector<std::int64_t> main_offsets, aux_offsets;
-  std::vector<std::int32_t> main_rows, aux_rows, main_slots, aux_slots;
-  sort(k_, 0, main_offsets, main_rows, main_slots);
-  sort(aux_k_now_, n_main, aux_offsets, aux_rows, aux_slots);
-  lane.offsets.assign(1, 0);
-  lane.input_rows.clear();
-  lane.residual_rows.clear();
-  lane.pair_slots.clear();
-  for (std::int64_t latent = 0; latent < n_latents_; ++latent) {
-    for (std::int64_t p = main_offsets[latent]; p < main_offsets[latent + 1]; ++p) {
-      lane.input_rows.push_back(main_rows[p]);
-      lane.residual_rows.push_back(main_rows[p]);
-      lane.pair_slots.push_back(main_slots[p]);
-    }
-    for (std::int64_t p = aux_offsets[latent]; p < aux_offsets[latent + 1]; ++p) {
-      lane.input_rows.push_back(aux_rows[p]);
-      lane.residual_rows.push_back(static_cast<std::int32_t>(rows) + aux_rows[p]);
-      lane.pair_slots.push_back(static_cast<std::int32_t>(n_main) + aux_slots[p]);
-    }
-    lane.offsets.push_back(static_cast<std::int64_t>(lane.input_rows.size()));
+  const auto sparse_rows = static_cast<std::int64_t>(lane.row_offsets.size()) - 1;
+  lane.offsets.resize(static_cast<std::size_t>(n_latents_ + 1));
+  lane.residual_rows.resize(lane.values.size());
+  lane.pair_slots.resize(lane.values.size());
+  kernels::sort_pairs_by_latent(sparse_rows, n_latents_, lane.row_offsets.data(),
+                                lane.indices.data(), lane.values.data(), lane.offsets.data(),
+                                lane.residual_rows.data(), lane.pair_slots.data());
+  lane.input_rows = lane.residual_rows;
+  for (std::int32_t& row : lane.input_rows) {
+    if (row >= lane.rows) row -= static_cast<std::int32_t>(lane.rows);
   }
 }
 
@@ -257,15 +242,15 @@ void TopKSae::backward(std::int64_t lane_index) {
   at::Tensor recon_gradient = lane.residuals.narrow(0, 0, rows);
   recon_gradient.mul_(-2 / (tokens * V));
   lane.value_gradients.resize(lane.values.size());
-  kernels::sparse_decode_grad_values(kExec, rows, k_, d_in_, lane.indices.data(),
-                                     recon_gradient.const_data_ptr<float>(), W_dec,
-                                     lane.value_gradients.data());
+  kernels::sparse_decode_grad_values(kExec, rows, d_in_, lane.row_offsets.data(),
+                                     lane.indices.data(), recon_gradient.const_data_ptr<float>(),
+                                     W_dec, lane.value_gradients.data());
   if (has_aux()) {
     at::Tensor aux_gradient = lane.residuals.narrow(0, rows, rows);
     aux_gradient.mul_(aux_denominator_ > 0 ? -2 * aux_weight() / aux_denominator_ : 0);
-    kernels::sparse_decode_grad_values(
-        kExec, rows, aux_k_now_, d_in_, lane.indices.data() + rows * k_,
-        aux_gradient.const_data_ptr<float>(), W_dec, lane.value_gradients.data() + rows * k_);
+    kernels::sparse_decode_grad_values(kExec, rows, d_in_, lane.row_offsets.data() + rows,
+                                       lane.indices.data(), aux_gradient.const_data_ptr<float>(),
+                                       W_dec, lane.value_gradients.data());
   }
   const std::vector<double> b_dec_sums = column_sums(recon_gradient);
   b_dec_tree_.add(std::vector<float>(b_dec_sums.begin(), b_dec_sums.end()));

@@ -39,19 +39,19 @@ class TopKSae final : public TrainingSae {
   InferenceSae to_inference(const InputTransform& transform) const override;
 
  private:
-  /// What one lane keeps between forward and finish_local. The chosen pairs of the main selection
-  /// come first
-  /// ([rows, k]), then those of AuxK ([rows, aux_k]); `residuals` holds the main error and below it
-  /// AuxK's.
+  /// What one lane keeps between forward and finish_local. Its sparse rows are those of the main
+  /// selection (k slots each), then those of AuxK (aux_k slots each) where it is active; the rows
+  /// of `residuals` are their errors: the main one's, and below it AuxK's.
   struct Lane {
     std::int64_t rows = 0;
     at::Tensor centred;    // [rows, d_in]  x - b_dec
     at::Tensor residuals;  // [rows, d_in] or [2 rows, d_in]; backward turns them into gradients
-    std::vector<float> values;  // rows * (k + aux_k), after ReLU
+    std::vector<std::int64_t> row_offsets;  // see kernels/sparse_decode.h
+    std::vector<float> values;              // after ReLU
     std::vector<std::int32_t> indices;
     std::vector<float> value_gradients;
     std::vector<std::int64_t> offsets;  // pairs by latent, main before AuxK: [n_latents + 1]
-    std::vector<std::int32_t> pair_slots, input_rows, residual_rows;
+    std::vector<std::int32_t> pair_slots, residual_rows, input_rows;
     std::vector<double> sums;  // see kSums in topk_sae.cpp
   };
 
@@ -69,6 +69,7 @@ class TopKSae final : public TrainingSae {
   double aux_weight() const;
 
   void select(Lane& lane);
+  void fill_row_offsets(Lane& lane) const;
   void reconstruct(Lane& lane, const at::Tensor& x);
   void sum_lane(Lane& lane, const at::Tensor& x);
   void sort_pairs(Lane& lane);

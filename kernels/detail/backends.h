@@ -22,18 +22,19 @@ void topk_masked_cuda(void* stream, std::int64_t rows, std::int64_t cols, std::i
                       const float* pre_acts, const std::uint8_t* mask, float* values,
                       std::int32_t* indices);
 
-void sparse_decode_cpu(std::int64_t rows, std::int64_t k, std::int64_t d,
+void sparse_decode_cpu(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
                        const std::int32_t* indices, const float* values, const float* W_dec,
                        const float* bias, float* recon);
-void sparse_decode_cuda(void* stream, std::int64_t rows, std::int64_t k, std::int64_t d,
-                        const std::int32_t* indices, const float* values, const float* W_dec,
-                        const float* bias, float* recon);
-void sparse_decode_grad_values_cpu(std::int64_t rows, std::int64_t k, std::int64_t d,
-                                   const std::int32_t* indices, const float* grad_recon,
-                                   const float* W_dec, float* grad_values);
-void sparse_decode_grad_values_cuda(void* stream, std::int64_t rows, std::int64_t k, std::int64_t d,
-                                    const std::int32_t* indices, const float* grad_recon,
-                                    const float* W_dec, float* grad_values);
+void sparse_decode_cuda(void* stream, std::int64_t rows, std::int64_t d,
+                        const std::int64_t* row_offsets, const std::int32_t* indices,
+                        const float* values, const float* W_dec, const float* bias, float* recon);
+void sparse_decode_grad_values_cpu(std::int64_t rows, std::int64_t d,
+                                   const std::int64_t* row_offsets, const std::int32_t* indices,
+                                   const float* grad_recon, const float* W_dec, float* grad_values);
+void sparse_decode_grad_values_cuda(void* stream, std::int64_t rows, std::int64_t d,
+                                    const std::int64_t* row_offsets, const std::int32_t* indices,
+                                    const float* grad_recon, const float* W_dec,
+                                    float* grad_values);
 void accumulate_latent_rows_cpu(std::int64_t n_latents, std::int64_t d, std::int64_t n_lanes,
                                 const LatentRows* lanes, float* out);
 void accumulate_latent_rows_cuda(void* stream, std::int64_t n_latents, std::int64_t d,

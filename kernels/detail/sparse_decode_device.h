@@ -10,29 +10,29 @@
 namespace thresher::kernels::detail {
 
 /// Column `col` of one row's reconstruction.
-THRESHER_DEVICE inline float decode_element(std::int64_t k, std::int64_t d, std::int64_t col,
+THRESHER_DEVICE inline float decode_element(const std::int64_t* row_offsets, std::int64_t row,
+                                            std::int64_t d, std::int64_t col,
                                             const std::int32_t* indices, const float* values,
                                             const float* W_dec, const float* bias) {
   float sum = bias != nullptr ? bias[col] : 0.0f;
-  for (std::int64_t j = 0; j < k; ++j) {
-    if (values[j] != 0.0f) sum += values[j] * W_dec[indices[j] * d + col];
+  for (std::int64_t slot = row_offsets[row]; slot < row_offsets[row + 1]; ++slot) {
+    if (values[slot] != 0.0f) sum += values[slot] * W_dec[indices[slot] * d + col];
   }
   return sum;
 }
 
 constexpr std::uint32_t kDotLanes = 16;  // kFloatLanes of detail/lanes.h
 
-/// The dot products of `threads() / kDotLanes` slots from `first_slot` on, kDotLanes threads each.
+/// The dot products of `grad` [d] with the decoder rows of the slots from `first` on, one for every
+/// kDotLanes threads, as far as `end`.
 template <class Block>
-THRESHER_DEVICE void grad_values_block(Block& block, std::int64_t first_slot, std::int64_t n_slots,
-                                       std::int64_t k, std::int64_t d, const std::int32_t* indices,
-                                       const float* grad_recon, const float* W_dec, float* sums,
-                                       float* grad_values) {
+THRESHER_DEVICE void slot_dots_block(Block& block, std::int64_t first, std::int64_t end,
+                                     std::int64_t d, const std::int32_t* indices, const float* grad,
+                                     const float* W_dec, float* sums, float* grad_values) {
   block.each([&](std::uint32_t thread) {
-    const std::int64_t slot = first_slot + thread / kDotLanes;
+    const std::int64_t slot = first + thread / kDotLanes;
     float sum = 0.0f;
-    if (slot < n_slots) {
-      const float* grad = grad_recon + slot / k * d;
+    if (slot < end) {
       const float* row = W_dec + indices[slot] * d;
       for (std::int64_t c = thread % kDotLanes; c < d; c += kDotLanes) sum += grad[c] * row[c];
     }
@@ -44,9 +44,22 @@ THRESHER_DEVICE void grad_values_block(Block& block, std::int64_t first_slot, st
     });
   }
   block.each([&](std::uint32_t thread) {
-    const std::int64_t slot = first_slot + thread / kDotLanes;
-    if (thread % kDotLanes == 0 && slot < n_slots) grad_values[slot] = sums[thread];
+    const std::int64_t slot = first + thread / kDotLanes;
+    if (thread % kDotLanes == 0 && slot < end) grad_values[slot] = sums[thread];
   });
+}
+
+/// The dot products of one row's slots, `threads() / kDotLanes` at a time with kDotLanes threads
+/// each.
+template <class Block>
+THRESHER_DEVICE void grad_values_block(Block& block, const std::int64_t* row_offsets,
+                                       std::int64_t row, std::int64_t d,
+                                       const std::int32_t* indices, const float* grad_recon,
+                                       const float* W_dec, float* sums, float* grad_values) {
+  const std::int64_t end = row_offsets[row + 1];
+  for (std::int64_t first = row_offsets[row]; first < end; first += block.threads() / kDotLanes) {
+    slot_dots_block(block, first, end, d, indices, grad_recon + row * d, W_dec, sums, grad_values);
+  }
 }
 
 /// Adds one number a lane along the binary tree over lanes; holds at most one number a level.

@@ -40,7 +40,7 @@ TEST(TopKArgumentsTest, RefusesMoreThanTheMaskLeaves) {
 
 TEST(AccumulateArgumentsTest, RefusesLanesThatAreNoPowerOfTwo) {
   const Lane lane;
-  const SortedLane sorted(lane, 1, 1);
+  const SortedLane sorted(lane, 1);
   const std::vector<LatentRows> views(3, sorted.view(lane));
   float out = 0;
   EXPECT_THROW(accumulate_latent_rows({}, 1, 1, 3, views.data(), &out), InternalError);

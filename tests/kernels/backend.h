@@ -17,13 +17,19 @@ struct TopKOut {
   std::vector<std::int32_t> indices;
 };
 
+using Offsets = std::vector<std::int64_t>;
+
+inline std::int64_t rows_of(const Offsets& row_offsets) {
+  return static_cast<std::int64_t>(row_offsets.size()) - 1;
+}
+
 /// Rows of sparse pairs and what `accumulate_latent_rows` adds up for them; one a lane.
 struct Lane {
-  std::int64_t rows = 0;
-  std::vector<std::int32_t> indices;  // [rows, k]
-  std::vector<float> values;          // [rows, k]; pairs with 0 are left out
-  std::vector<float> coefficients;    // [rows, k]
-  std::vector<float> inputs;          // [rows, d]
+  Offsets row_offsets{0};
+  std::vector<std::int32_t> indices;  // one a slot, like the two below
+  std::vector<float> values;          // pairs with 0 are left out
+  std::vector<float> coefficients;
+  std::vector<float> inputs;  // [rows, d]
 };
 
 /// The kernels on vectors of host memory, wherever they run. One suite of tests runs on all of
@@ -38,18 +44,18 @@ class Backend {
   virtual TopKOut topk(std::int64_t rows, std::int64_t cols, std::int64_t k,
                        const std::vector<float>& pre_acts,
                        const std::vector<std::uint8_t>* mask = nullptr) = 0;
-  virtual std::vector<float> sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d,
+  virtual std::vector<float> sparse_decode(std::int64_t d, const Offsets& row_offsets,
                                            const std::vector<std::int32_t>& indices,
                                            const std::vector<float>& values,
                                            const std::vector<float>& W_dec,
                                            const std::vector<float>* bias) = 0;
-  virtual std::vector<float> grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+  virtual std::vector<float> grad_values(std::int64_t d, const Offsets& row_offsets,
                                          const std::vector<std::int32_t>& indices,
                                          const std::vector<float>& grad_recon,
                                          const std::vector<float>& W_dec) = 0;
-  virtual std::vector<float> latent_rows(std::int64_t k, std::int64_t n_latents, std::int64_t d,
+  virtual std::vector<float> latent_rows(std::int64_t n_latents, std::int64_t d,
                                          std::span<const Lane> lanes) = 0;
-  virtual std::vector<float> latent_scalars(std::int64_t k, std::int64_t n_latents,
+  virtual std::vector<float> latent_scalars(std::int64_t n_latents,
                                             std::span<const Lane> lanes) = 0;
   virtual std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
                                        const std::vector<float>& W) = 0;
@@ -69,7 +75,7 @@ std::vector<Backend*> backends_under_test();
 
 /// Pairs of a lane in latent order; the arrays live as long as the object.
 struct SortedLane {
-  SortedLane(const Lane& lane, std::int64_t k, std::int64_t n_latents);
+  SortedLane(const Lane& lane, std::int64_t n_latents);
   LatentRows view(const Lane& lane) const;
   std::vector<std::int64_t> offsets;
   std::vector<std::int32_t> pair_rows, pair_slots;

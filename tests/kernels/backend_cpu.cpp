@@ -23,39 +23,39 @@ class CpuBackend final : public Backend {
     return out;
   }
 
-  std::vector<float> sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d,
+  std::vector<float> sparse_decode(std::int64_t d, const Offsets& row_offsets,
                                    const std::vector<std::int32_t>& indices,
                                    const std::vector<float>& values,
                                    const std::vector<float>& W_dec,
                                    const std::vector<float>* bias) override {
+    const std::int64_t rows = rows_of(row_offsets);
     std::vector<float> recon(static_cast<std::size_t>(rows * d), -1.0f);
-    kernels::sparse_decode({}, rows, k, d, indices.data(), values.data(), W_dec.data(),
-                           bias != nullptr ? bias->data() : nullptr, recon.data());
+    kernels::sparse_decode({}, rows, d, row_offsets.data(), indices.data(), values.data(),
+                           W_dec.data(), bias != nullptr ? bias->data() : nullptr, recon.data());
     return recon;
   }
 
-  std::vector<float> grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+  std::vector<float> grad_values(std::int64_t d, const Offsets& row_offsets,
                                  const std::vector<std::int32_t>& indices,
                                  const std::vector<float>& grad_recon,
                                  const std::vector<float>& W_dec) override {
-    std::vector<float> out(static_cast<std::size_t>(rows * k), -1.0f);
-    kernels::sparse_decode_grad_values({}, rows, k, d, indices.data(), grad_recon.data(),
-                                       W_dec.data(), out.data());
+    std::vector<float> out(indices.size(), -1.0f);
+    kernels::sparse_decode_grad_values({}, rows_of(row_offsets), d, row_offsets.data(),
+                                       indices.data(), grad_recon.data(), W_dec.data(), out.data());
     return out;
   }
 
-  std::vector<float> latent_rows(std::int64_t k, std::int64_t n_latents, std::int64_t d,
+  std::vector<float> latent_rows(std::int64_t n_latents, std::int64_t d,
                                  std::span<const Lane> lanes) override {
-    const LaneViews views(lanes, k, n_latents);
+    const LaneViews views(lanes, n_latents);
     std::vector<float> out(static_cast<std::size_t>(n_latents * d), -1.0f);
     accumulate_latent_rows({}, n_latents, d, static_cast<std::int64_t>(lanes.size()),
                            views.rows.data(), out.data());
     return out;
   }
 
-  std::vector<float> latent_scalars(std::int64_t k, std::int64_t n_latents,
-                                    std::span<const Lane> lanes) override {
-    const LaneViews views(lanes, k, n_latents);
+  std::vector<float> latent_scalars(std::int64_t n_latents, std::span<const Lane> lanes) override {
+    const LaneViews views(lanes, n_latents);
     std::vector<float> out(static_cast<std::size_t>(n_latents), -1.0f);
     accumulate_latent_scalars({}, n_latents, static_cast<std::int64_t>(lanes.size()),
                               views.rows.data(), out.data());

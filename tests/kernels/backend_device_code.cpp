@@ -53,38 +53,38 @@ class DeviceCodeBackend final : public Backend {
     return out;
   }
 
-  std::vector<float> sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d,
+  std::vector<float> sparse_decode(std::int64_t d, const Offsets& row_offsets,
                                    const std::vector<std::int32_t>& indices,
                                    const std::vector<float>& values,
                                    const std::vector<float>& W_dec,
                                    const std::vector<float>* bias) override {
     std::vector<float> recon;
-    for (std::int64_t i = 0; i < rows * d; ++i) {
-      recon.push_back(detail::decode_element(k, d, i % d, indices.data() + i / d * k,
-                                             values.data() + i / d * k, W_dec.data(),
+    for (std::int64_t i = 0; i < rows_of(row_offsets) * d; ++i) {
+      recon.push_back(detail::decode_element(row_offsets.data(), i / d, d, i % d, indices.data(),
+                                             values.data(), W_dec.data(),
                                              bias != nullptr ? bias->data() : nullptr));
     }
     return recon;
   }
 
-  std::vector<float> grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+  std::vector<float> grad_values(std::int64_t d, const Offsets& row_offsets,
                                  const std::vector<std::int32_t>& indices,
                                  const std::vector<float>& grad_recon,
                                  const std::vector<float>& W_dec) override {
     constexpr std::uint32_t kThreads = 64;
-    std::vector<float> out(static_cast<std::size_t>(rows * k), -1.0f);
+    std::vector<float> out(indices.size(), -1.0f);
     std::vector<float> sums(kThreads);
     HostBlock block(kThreads);
-    for (std::int64_t slot = 0; slot < rows * k; slot += kThreads / detail::kDotLanes) {
-      detail::grad_values_block(block, slot, rows * k, k, d, indices.data(), grad_recon.data(),
-                                W_dec.data(), sums.data(), out.data());
+    for (std::int64_t row = 0; row < rows_of(row_offsets); ++row) {
+      detail::grad_values_block(block, row_offsets.data(), row, d, indices.data(),
+                                grad_recon.data(), W_dec.data(), sums.data(), out.data());
     }
     return out;
   }
 
-  std::vector<float> latent_rows(std::int64_t k, std::int64_t n_latents, std::int64_t d,
+  std::vector<float> latent_rows(std::int64_t n_latents, std::int64_t d,
                                  std::span<const Lane> lanes) override {
-    const LaneViews views(lanes, k, n_latents);
+    const LaneViews views(lanes, n_latents);
     std::vector<float> out;
     for (std::int64_t i = 0; i < n_latents * d; ++i) {
       out.push_back(detail::latent_element(i / d, d, i % d, static_cast<std::int64_t>(lanes.size()),
@@ -93,9 +93,8 @@ class DeviceCodeBackend final : public Backend {
     return out;
   }
 
-  std::vector<float> latent_scalars(std::int64_t k, std::int64_t n_latents,
-                                    std::span<const Lane> lanes) override {
-    const LaneViews views(lanes, k, n_latents);
+  std::vector<float> latent_scalars(std::int64_t n_latents, std::span<const Lane> lanes) override {
+    const LaneViews views(lanes, n_latents);
     std::vector<float> out;
     for (std::int64_t latent = 0; latent < n_latents; ++latent) {
       out.push_back(detail::latent_scalar(latent, static_cast<std::int64_t>(lanes.size()),

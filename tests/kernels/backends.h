@@ -12,10 +12,10 @@ Backend* cuda_backend();
 
 /// The lanes as the kernels take them.
 struct LaneViews {
-  LaneViews(std::span<const Lane> lanes, std::int64_t k, std::int64_t n_latents) {
+  LaneViews(std::span<const Lane> lanes, std::int64_t n_latents) {
     sorted.reserve(lanes.size());
     for (const Lane& lane : lanes) {
-      sorted.emplace_back(lane, k, n_latents);
+      sorted.emplace_back(lane, n_latents);
       rows.push_back(sorted.back().view(lane));
     }
   }

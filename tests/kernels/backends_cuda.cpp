@@ -44,9 +44,9 @@ constexpr Exec kOnGpu{Device::kCuda, nullptr};
 /// it.
 class DeviceLanes {
  public:
-  DeviceLanes(std::span<const Lane> lanes, std::int64_t k, std::int64_t n_latents) {
+  DeviceLanes(std::span<const Lane> lanes, std::int64_t n_latents) {
     for (const Lane& lane : lanes) {
-      const SortedLane sorted(lane, k, n_latents);
+      const SortedLane sorted(lane, n_latents);
       offsets_.emplace_back(sorted.offsets);
       integers_.emplace_back(sorted.pair_rows);
       integers_.emplace_back(sorted.pair_slots);
@@ -91,42 +91,46 @@ class CudaBackend final : public Backend {
     return {values.to_host(), indices.to_host()};
   }
 
-  std::vector<float> sparse_decode(std::int64_t rows, std::int64_t k, std::int64_t d,
+  std::vector<float> sparse_decode(std::int64_t d, const Offsets& row_offsets,
                                    const std::vector<std::int32_t>& indices,
                                    const std::vector<float>& values,
                                    const std::vector<float>& W_dec,
                                    const std::vector<float>* bias) override {
     OnDevice<std::int32_t> device_indices(indices);
+    const std::int64_t rows = rows_of(row_offsets);
+    OnDevice<std::int64_t> device_offsets(row_offsets);
     OnDevice<float> device_values(values), weights(W_dec), recon(rows * d);
     OnDevice<float> device_bias(bias != nullptr ? *bias : std::vector<float>());
-    kernels::sparse_decode(kOnGpu, rows, k, d, device_indices.data(), device_values.data(),
-                           weights.data(), device_bias.data(), recon.data());
+    kernels::sparse_decode(kOnGpu, rows, d, device_offsets.data(), device_indices.data(),
+                           device_values.data(), weights.data(), device_bias.data(), recon.data());
     return recon.to_host();
   }
 
-  std::vector<float> grad_values(std::int64_t rows, std::int64_t k, std::int64_t d,
+  std::vector<float> grad_values(std::int64_t d, const Offsets& row_offsets,
                                  const std::vector<std::int32_t>& indices,
                                  const std::vector<float>& grad_recon,
                                  const std::vector<float>& W_dec) override {
     OnDevice<std::int32_t> device_indices(indices);
-    OnDevice<float> grad(grad_recon), weights(W_dec), out(rows * k);
-    kernels::sparse_decode_grad_values(kOnGpu, rows, k, d, device_indices.data(), grad.data(),
-                                       weights.data(), out.data());
+    OnDevice<std::int64_t> device_offsets(row_offsets);
+    OnDevice<float> grad(grad_recon), weights(W_dec),
+        out(static_cast<std::int64_t>(indices.size()));
+    kernels::sparse_decode_grad_values(kOnGpu, rows_of(row_offsets), d, device_offsets.data(),
+                                       device_indices.data(), grad.data(), weights.data(),
+                                       out.data());
     return out.to_host();
   }
 
-  std::vector<float> latent_rows(std::int64_t k, std::int64_t n_latents, std::int64_t d,
+  std::vector<float> latent_rows(std::int64_t n_latents, std::int64_t d,
                                  std::span<const Lane> lanes) override {
-    const DeviceLanes device_lanes(lanes, k, n_latents);
+    const DeviceLanes device_lanes(lanes, n_latents);
     OnDevice<float> out(n_latents * d);
     accumulate_latent_rows(kOnGpu, n_latents, d, static_cast<std::int64_t>(lanes.size()),
                            device_lanes.rows.data(), out.data());
     return out.to_host();
   }
 
-  std::vector<float> latent_scalars(std::int64_t k, std::int64_t n_latents,
-                                    std::span<const Lane> lanes) override {
-    const DeviceLanes device_lanes(lanes, k, n_latents);
+  std::vector<float> latent_scalars(std::int64_t n_latents, std::span<const Lane> lanes) override {
+    const DeviceLanes device_lanes(lanes, n_latents);
     OnDevice<float> out(n_latents);
     accumulate_latent_scalars(kOnGpu, n_latents, static_cast<std::int64_t>(lanes.size()),
                               device_lanes.rows.data(), out.data());

@@ -62,6 +62,16 @@ class Draws {
     for (auto& latent : out) latent = static_cast<std::int32_t>(integer(0, n_latents - 1));
     return out;
   }
+  /// Row offsets of `rows` rows of 0 .. max_pairs pairs; often all rows are equally long.
+  Offsets row_offsets(std::int64_t rows, std::int64_t max_pairs) {
+    const bool is_equal = integer(0, 1) == 0;
+    const std::int64_t k = integer(0, max_pairs);
+    Offsets out{0};
+    for (std::int64_t r = 0; r < rows; ++r) {
+      out.push_back(out.back() + (is_equal ? k : integer(0, max_pairs)));
+    }
+    return out;
+  }
   /// Sizes that like edges: 0 (if allowed), 1, powers of two and their neighbours, primes.
   std::int64_t size(std::int64_t low, std::int64_t high) {
     static constexpr std::int64_t kEdges[] = {0,  1,  2,  3,  7,  8,  9,   15,  16,  17,  31,

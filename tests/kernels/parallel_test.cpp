@@ -89,20 +89,26 @@ TEST_F(ParallelTest, SeveralThreadsMayCallKernelsAtOnce) {
 
 TEST_F(ParallelTest, NumberOfThreadsChangesNoBit) {
   Draws draws(62);
-  const std::int64_t rows = 200, k = 8, n_latents = 300, d = 123;
+  const std::int64_t rows = 200, n_latents = 300, d = 123;
   std::vector<Lane> lanes(4);
   for (Lane& lane : lanes) {
-    lane = {rows, draws.latents(rows * k, n_latents), draws.reals(rows * k), draws.reals(rows * k),
-            draws.reals(rows * d)};
+    lane.row_offsets = draws.row_offsets(rows, 16);
+    const std::int64_t n_slots = lane.row_offsets.back();
+    lane.indices = draws.latents(n_slots, n_latents);
+    lane.values = draws.reals(n_slots);
+    lane.coefficients = draws.reals(n_slots);
+    lane.inputs = draws.reals(rows * d);
   }
   const auto W = draws.reals(n_latents * d);
   const auto run_all = [&] {
     Backend& cpu = *cpu_backend();
     std::vector<std::vector<float>> results;
-    results.push_back(cpu.sparse_decode(rows, k, d, lanes[0].indices, lanes[0].values, W, nullptr));
-    results.push_back(cpu.grad_values(rows, k, d, lanes[0].indices, lanes[0].inputs, W));
-    results.push_back(cpu.latent_rows(k, n_latents, d, lanes));
-    results.push_back(cpu.latent_scalars(k, n_latents, lanes));
+    results.push_back(
+        cpu.sparse_decode(d, lanes[0].row_offsets, lanes[0].indices, lanes[0].values, W, nullptr));
+    results.push_back(
+        cpu.grad_values(d, lanes[0].row_offsets, lanes[0].indices, lanes[0].inputs, W));
+    results.push_back(cpu.latent_rows(n_latents, d, lanes));
+    results.push_back(cpu.latent_scalars(n_latents, lanes));
     results.push_back(cpu.row_norms(n_latents, d, W));
     results.push_back(cpu.normalise_rows(n_latents, d, W));
     results.push_back(cpu.remove_parallel_component(n_latents, d, W, results[2]));

@@ -2,12 +2,13 @@
 
 namespace thresher::kernels {
 
-SortedLane::SortedLane(const Lane& lane, std::int64_t k, std::int64_t n_latents)
+SortedLane::SortedLane(const Lane& lane, std::int64_t n_latents)
     : offsets(static_cast<std::size_t>(n_latents + 1), -1),
-      pair_rows(static_cast<std::size_t>(lane.rows * k), -1),
+      pair_rows(lane.indices.size(), -1),
       pair_slots(pair_rows) {
-  sort_pairs_by_latent(lane.rows, k, n_latents, lane.indices.data(), lane.values.data(),
-                       offsets.data(), pair_rows.data(), pair_slots.data());
+  sort_pairs_by_latent(rows_of(lane.row_offsets), n_latents, lane.row_offsets.data(),
+                       lane.indices.data(), lane.values.data(), offsets.data(), pair_rows.data(),
+                       pair_slots.data());
 }
 
 LatentRows SortedLane::view(const Lane& lane) const {
