@@ -21,6 +21,15 @@ THRESHER_DEVICE inline std::uint64_t topk_entry(float value, std::uint32_t index
   return (static_cast<std::uint64_t>(topk_key(value)) << 32) | (0xffffffffU - index);
 }
 
+/// The value of an entry; -0 has become +0.
+THRESHER_DEVICE inline float topk_value(std::uint64_t entry) {
+  const auto key = static_cast<std::uint32_t>(entry >> 32);
+  const std::uint32_t bits = (key & 0x80000000U) != 0 ? key & 0x7fffffffU : ~key;
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
 THRESHER_DEVICE inline std::int32_t topk_index(std::uint64_t entry) {
   return static_cast<std::int32_t>(0xffffffffU - static_cast<std::uint32_t>(entry));
 }

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/detail/encode_tile.h"
+
+// Included by one file an instruction set, which says what a vector is:
+//
+//     Vector                             a vector of floats
+//     multiply_add(a, b, sum)            a * b + sum
+//     not_below(z, bound)                a bit for every element that is not below its bound
+//
+// Everything here is local to that file: code compiled for AVX-512 must not be what the linker
+// keeps for all.
+namespace thresher::kernels::detail {
+namespace {
+
+template <class Isa, int kRows, int kVectors>
+void run_tile(std::int64_t d, const float* x, const float* W, const float* bias,
+              const float* row_bounds, const float* column_bounds, float* z, std::uint32_t* hits) {
+  using Vector = typename Isa::Vector;
+  constexpr int kWidth = sizeof(Vector) / sizeof(float);
+  constexpr int kCols = kVectors * kWidth;
+  static_assert(kRows <= kMaxTileRows && kCols <= kMaxTileCols);
+
+  Vector sums[kRows][kVectors] = {};
+  for (std::int64_t p = 0; p < d; ++p, x += kRows, W += kCols) {
+    Vector w[kVectors];
+    std::memcpy(w, W, sizeof(w));
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vector broadcast = x[r] - Vector{};
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        sums[r][v] = Isa::multiply_add(broadcast, w[v], sums[r][v]);
+      }
+    }
+  }
+
+  Vector b[kVectors], bounds[kVectors];
+  std::memcpy(b, bias, sizeof(b));
+  std::memcpy(bounds, column_bounds, sizeof(bounds));
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const Vector row_bound = row_bounds[r] - Vector{};
+    std::uint32_t found = 0;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector value = sums[r][v] + b[v];
+      std::memcpy(z + r * kCols + v * kWidth, &value, sizeof(value));
+      found |= (Isa::not_below(value, row_bound) & Isa::not_below(value, bounds[v]))
+               << (v * kWidth);
+    }
+    hits[r] = found;
+  }
+}
+
+}  // namespace
+}  // namespace thresher::kernels::detail
