@@ -212,7 +212,7 @@ TEST_P(EncodeSelectTest, RefusesAKThatCannotBe) {
 
 INSTANTIATE_TEST_SUITE_P(Isa, EncodeSelectTest,
                          testing::Values(CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512),
-                         [](const auto& info) { return std::string(to_string(info.param)); });
+                         [](const auto& isa) { return std::string(to_string(isa.param)); });
 
 TEST(EncodeSelect, HasTheSameBitsWithBothFusedInstructionSets) {
   if (!supports(CpuIsa::kAvx512)) GTEST_SKIP() << "this processor has no AVX-512";
