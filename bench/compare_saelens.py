@@ -64,11 +64,12 @@ def sae_lens_steps():
 
 def thresher_step():
     """Median seconds of a step, and the encoder product's."""
-    command = [PROGRAM, "bench", "step", "--sae", options.sae, "--d-in", options.d_in, "--n-latents", options.n_latents,
-               "--batch-tokens", options.batch_tokens, "--k", options.k, "--threads", options.threads,
-               "--steps", options.steps]
+    command = [PROGRAM, "bench", "step", "--variant", options.sae, "--d", options.d_in, "--n", options.n_latents,
+               "--batch", options.batch_tokens, "--threads", options.threads, "--steps", options.steps, "--json"]
+    if options.sae == "topk":
+        command += ["--k", options.k]
     result = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout)
-    return result["step_seconds"]["median"], result["encoder_gemm_seconds"]
+    return result["step_seconds"]["median"], result["encoder_product_seconds"]["median"]
 
 
 torch.set_num_threads(options.threads)

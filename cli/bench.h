@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,20 +12,34 @@
 
 namespace thresher::cli {
 
-struct BenchStepOptions {
-  std::string sae = "topk";  // a type of the registry
-  std::string device = "cpu";
-  std::int64_t d_in = 576;
-  std::int64_t n_latents = 2304;
-  std::int64_t batch_tokens = 1024;
-  std::int64_t k = 32;  // topk only
-  std::int64_t threads = 1;
-  std::int64_t lanes = 8;
-  std::int64_t steps = 20;
+/// Sizes that speed is quoted at: A, B and C of docs/performance.md.
+struct StepSize {
+  std::int64_t d_in = 512, n_latents = 8192, batch_tokens = 2048, k = 32;
 };
-/// The very step that `train` takes, on random rows; the encoder's product is timed between steps,
-/// warm, into memory that is there already. ConfigError for sizes that cannot work.
+/// UsageError for another name.
+StepSize step_size(const std::string& name);
+
+struct BenchStepOptions {
+  std::string variant = "topk";  // a type of the registry
+  std::string device = "cpu";
+  std::string size = "A";
+  std::optional<std::int64_t> d_in, n_latents, batch_tokens, k;  // in place of the size's
+  std::optional<double> l0;            // for variants that a bias makes sparse; else as initialised
+  double dead_fraction = 0;            // latents that are dead from the start and stay so
+  std::vector<std::string> overrides;  // form=bricken: fields of the SAE's entry
+  std::string rows;                    // a .npy file in place of synthetic rows
+  bool is_logged = false;              // with the norms that a step with a line in the log computes
+  std::optional<std::int64_t> threads, lanes;  // absent: as `train` chooses them
+  std::optional<std::int64_t> steps;
+  double seconds = 10;  // where `steps` is absent: at least three steps, then until so long
+};
+/// The very step that `train` takes, on rows in memory, in the middle of a long run with a learning
+/// rate so small that the SAE stays as it was set up. LibTorch's product of the encoder takes turns
+/// with it, warm, into memory that is there already. Peak memory is read before that product has
+/// memory of its own. ConfigError for sizes that cannot work.
 Json bench_step(const BenchStepOptions& options);
+/// What bench_step returns, for people.
+std::string step_table(const Json& figures);
 
 /// Reads `steps` batches (0: an epoch) of a complete cache as training would, this rank's lanes.
 Json bench_loader(const Experiment& experiment, std::int64_t steps, comm::Communicator& comm);

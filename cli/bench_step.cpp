@@ -4,21 +4,22 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
 
 #include "cli/bench.h"
+#include "cli/bench_clock.h"
+#include "cli/bench_workload.h"
 #include "cli/ranks.h"
 #include "cli/versions.h"
-#include "core/config.h"
 #include "core/error.h"
-#include "core/random.h"
-#include "sae/training_sae.h"
-#include "trainer/step.h"
 
 namespace thresher::cli {
 namespace {
 
-constexpr std::int64_t kWarmSteps = 3;
+constexpr std::int64_t kWarmSteps = 2;
+constexpr std::size_t kLeastSteps = 3;
+constexpr std::int64_t kMostProductBytes = std::int64_t{1} << 30;
 
 double seconds_of(const std::function<void()>& work) {
   const auto begin = std::chrono::steady_clock::now();
@@ -26,34 +27,100 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-std::unique_ptr<sae::SaeConfig> sae_config(const BenchStepOptions& options) {
-  std::string text = fmt::format("sae: {{type: {}, hook_point: none, n_latents: {}", options.sae,
-                                 options.n_latents);
-  if (options.sae == "topk") text += fmt::format(", k: {}", options.k);
-  const ConfigNode root = parse_config(text + "}", "bench step");
-  return sae::read_sae_config(*root.find("sae"), "sae");
-}
-
-at::Tensor random_rows(std::int64_t rows, std::int64_t d_in) {
-  at::Tensor out = at::empty({rows, d_in}, at::kFloat);
-  const RandomStream stream(0, "bench.step.rows");
-  float* values = out.data_ptr<float>();
-  for (std::int64_t i = 0; i < out.numel(); ++i) {
-    values[i] = static_cast<float>(stream.normal(static_cast<std::uint64_t>(i)));
+/// x W_enc by LibTorch alone, without bias or selection; in blocks of rows where the whole product
+/// would fill the memory.
+class EncoderProduct {
+ public:
+  EncoderProduct(at::Tensor x, const at::Tensor& W_enc) : x_(std::move(x)), W_(W_enc) {
+    const std::int64_t row_bytes = 4 * W_.size(1);
+    rows_ = std::clamp<std::int64_t>(kMostProductBytes / row_bytes, 1, x_.size(0));
+    out_ = at::empty({rows_, W_.size(1)}, at::kFloat);
+    run();
   }
-  return out;
+  void run() {
+    for (std::int64_t first = 0; first < x_.size(0); first += rows_) {
+      const std::int64_t rows = std::min(rows_, x_.size(0) - first);
+      at::Tensor out = out_.narrow(0, 0, rows);
+      at::mm_out(out, x_.narrow(0, first, rows), W_);
+    }
+  }
+  std::int64_t rows() const { return rows_; }
+
+ private:
+  at::Tensor x_, W_, out_;
+  std::int64_t rows_ = 0;
+};
+
+struct Series {
+  RoundClock clock;
+  std::vector<double> steps, products;
+  double l0 = 0;  // mean
+};
+
+Series run_rounds(StepWorkload& workload, EncoderProduct& product,
+                  const BenchStepOptions& options) {
+  Series series;
+  const auto is_done = [&] {
+    const std::size_t n = series.steps.size();
+    if (options.steps) return n >= static_cast<std::size_t>(*options.steps);
+    return n >= kLeastSteps && series.clock.seconds() >= options.seconds;
+  };
+  series.clock.mark();
+  while (!is_done()) {
+    series.steps.push_back(seconds_of([&] { workload.take_step(); }));
+    series.products.push_back(seconds_of([&] { product.run(); }));
+    series.clock.mark();
+    series.l0 += workload.figure("l0");
+  }
+  series.l0 /= static_cast<double>(series.steps.size());
+  return series;
 }
 
-trainer::TrainConfig train_config(const BenchStepOptions& options) {
-  trainer::TrainConfig config;
-  config.batch_tokens = options.batch_tokens;
-  config.lanes = options.lanes;
-  config.total_tokens = (options.steps + kWarmSteps) * options.batch_tokens;
-  config.validate();
-  return config;
+Json memory_figures(StepWorkload& workload, std::int64_t peak) {
+  const StepMemory memory = workload.memory();
+  const std::int64_t sum = memory.parameters + memory.optimiser + memory.gradients;
+  return Json::object({{"parameter_bytes", memory.parameters},
+                       {"optimiser_bytes", memory.optimiser},
+                       {"gradient_bytes", memory.gradients},
+                       {"sum_bytes", sum},
+                       {"peak_rss_bytes", peak},
+                       {"peak_beyond_sum_bytes", peak - sum}});
+}
+
+void add_times(Json& out, const Series& series, std::int64_t batch_tokens) {
+  const std::vector<double> steps = series.clock.quiet(series.steps);
+  const std::vector<double> products = series.clock.quiet(series.products);
+  const double best = *std::min_element(steps.begin(), steps.end());
+  const double best_product = *std::min_element(products.begin(), products.end());
+  const auto tokens = static_cast<double>(batch_tokens);
+  out["steps"] = static_cast<std::int64_t>(series.steps.size());
+  out["quiet_steps"] = static_cast<std::int64_t>(series.clock.n_quiet());
+  out["other_cores"] = median(series.clock.other_cores());
+  out["tokens_per_second"] = tokens / median(steps);
+  out["tokens_per_second_best"] = tokens / best;
+  out["step_seconds"] = seconds_summary(steps);
+  out["encoder_product_seconds"] = seconds_summary(products);
+  out["step_over_product"] = median(steps) / median(products);
+  out["step_over_product_best"] = best / best_product;
+}
+
+std::string milliseconds(const Json& summary) {
+  return fmt::format("{:9.2f} ms  (min {:.2f}, max {:.2f})", 1e3 * summary.at("median").as_double(),
+                     1e3 * summary.at("min").as_double(), 1e3 * summary.at("max").as_double());
 }
 
 }  // namespace
+
+StepSize step_size(const std::string& name) {
+  static const std::map<std::string, StepSize> sizes = {
+      {"A", {512, 8192, 2048, 32}}, {"B", {576, 9216, 4096, 64}}, {"C", {768, 24576, 4096, 32}}};
+  const auto found = sizes.find(name);
+  if (found == sizes.end()) {
+    throw UsageError(fmt::format("bench step: size \"{}\" is not known", name), "A, B or C",
+                     "or say --d, --n, --batch and --k");
+  }
+  return found->second;
+}
 
 double median(std::vector<double> values) {
   THRESHER_CHECK(!values.empty(), "no values");
@@ -80,52 +147,64 @@ Json bench_step(const BenchStepOptions& options) {
                     options.device),
         "--device cpu");
   }
-  apply_threads(static_cast<int>(options.threads));
-  const trainer::TrainConfig config = train_config(options);
-  const std::unique_ptr<comm::Communicator> comm = comm::make_self_communicator();
-  const auto sae = sae::make_training_sae(*sae_config(options), options.d_in);
-  const at::Tensor x = random_rows(options.batch_tokens, options.d_in);
-  sae->initialise(0, x);
-  trainer::Step step(*sae, config);
+  StepWorkload workload(options);
+  for (std::int64_t i = 0; i < kWarmSteps; ++i) workload.take_step();
+  const std::int64_t peak = peak_rss_bytes();
+  EncoderProduct product(workload.batch(0), workload.row_major_encoder());
+  const Series series = run_rounds(workload, product, options);
 
-  sae::StepInfo info;
-  info.total_tokens = config.total_tokens;
-  info.batch_tokens = config.batch_tokens;
-  info.dead_window_tokens = config.total_tokens;  // no latent counts as dead: AuxK stays idle
-  info.n_local_lanes = config.lanes;
-  const std::vector<at::Tensor> lanes = x.chunk(config.lanes);
-  const auto take_step = [&] {
-    step.run(info, lanes, *comm);
-    ++info.step;
-    info.tokens_before += config.batch_tokens;
+  const StepSize& size = workload.size();
+  Json out = Json::object({{"bench", "step"},
+                           {"variant", options.variant},
+                           {"sae", workload.sae_fields()},
+                           {"d_in", size.d_in},
+                           {"n_latents", size.n_latents},
+                           {"batch_tokens", size.batch_tokens},
+                           {"k", workload.has_k() ? Json(size.k) : Json()},
+                           {"rows", options.rows.empty() ? "synthetic" : options.rows},
+                           {"lanes", workload.lanes()},
+                           {"threads", current_threads()},
+                           {"device", options.device},
+                           {"is_logged", options.is_logged}});
+  add_times(out, series, size.batch_tokens);
+  out["product_rows"] = product.rows();
+  out["l0"] = series.l0;
+  out["dead_latents"] = workload.figure("dead_latents");
+  out["loss"] = workload.figure("loss");
+  out["memory"] = memory_figures(workload, peak);
+  out["versions"] = versions_json();
+  return out;
+}
+
+std::string step_table(const Json& figures) {
+  const auto number = [&](const char* key) { return figures.at(key).as_double(); };
+  const auto whole = [&](const char* key) { return figures.at(key).as_int(); };
+  const Json& memory = figures.at("memory");
+  const auto gib = [&](const char* key) {
+    return memory.at(key).as_double() / static_cast<double>(std::int64_t{1} << 30);
   };
-  for (std::int64_t i = 0; i < kWarmSteps; ++i) take_step();
-  const std::int64_t peak = peak_rss_bytes();  // before the product's own memory counts
-
-  const at::Tensor W_enc = sae->parameters().front().weight;
-  at::Tensor product = at::empty({options.batch_tokens, options.n_latents}, at::kFloat);
-  at::mm_out(product, x, W_enc);
-  std::vector<double> step_seconds, gemm_seconds;
-  for (std::int64_t i = 0; i < options.steps; ++i) {
-    step_seconds.push_back(seconds_of(take_step));
-    gemm_seconds.push_back(seconds_of([&] { at::mm_out(product, x, W_enc); }));
-  }
-  return Json::object(
-      {{"bench", "step"},
-       {"sae", options.sae},
-       {"d_in", options.d_in},
-       {"n_latents", options.n_latents},
-       {"batch_tokens", options.batch_tokens},
-       {"k", options.sae == "topk" ? Json(options.k) : Json()},
-       {"lanes", options.lanes},
-       {"steps", options.steps},
-       {"tokens_per_second", static_cast<double>(options.batch_tokens) / median(step_seconds)},
-       {"step_seconds", seconds_summary(step_seconds)},
-       {"encoder_gemm_seconds", median(gemm_seconds)},
-       {"peak_rss_bytes", peak},
-       {"device", options.device},
-       {"threads", options.threads},
-       {"versions", versions_json()}});
+  std::string text = fmt::format("{}: d {}, n {}, batch {}{}; {} lanes, {} threads\n",
+                                 figures.at("variant").as_string(), whole("d_in"),
+                                 whole("n_latents"), whole("batch_tokens"),
+                                 figures.at("k").is_null() ? "" : fmt::format(", k {}", whole("k")),
+                                 whole("lanes"), whole("threads"));
+  text += fmt::format("step             {}\n", milliseconds(figures.at("step_seconds")));
+  text += fmt::format("encoder product  {}  LibTorch's mm, float32\n",
+                      milliseconds(figures.at("encoder_product_seconds")));
+  text += fmt::format("step / product   {:9.3f}     (of the minima {:.3f})\n",
+                      number("step_over_product"), number("step_over_product_best"));
+  text += fmt::format("tokens/s         {:9.0f}     (best {:.0f})\n", number("tokens_per_second"),
+                      number("tokens_per_second_best"));
+  text += fmt::format("l0 {:.1f}, dead latents {:.0f}\n", number("l0"), number("dead_latents"));
+  text += fmt::format(
+      "memory: parameters {:.3f} + optimiser {:.3f} + gradients {:.3f} = {:.3f} GiB; peak {:.3f} "
+      "GiB, {:.3f} GiB beyond\n",
+      gib("parameter_bytes"), gib("optimiser_bytes"), gib("gradient_bytes"), gib("sum_bytes"),
+      gib("peak_rss_bytes"), gib("peak_beyond_sum_bytes"));
+  text += fmt::format("{} of {} steps were quiet; other processes used {:.2f} cores\n",
+                      whole("quiet_steps"), whole("steps"), number("other_cores"));
+  if (whole("quiet_steps") == 0) text += "none was quiet: the times above are those of all steps\n";
+  return text;
 }
 
 }  // namespace thresher::cli

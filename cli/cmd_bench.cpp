@@ -17,29 +17,61 @@ void run_on_ranks(const comm::CommConfig& config,
   });
 }
 
-void add_step(CLI::App& group, Action& action) {
-  CLI::App* command = group.add_subcommand("step", "one training step on random rows");
-  const auto options = std::make_shared<Options>();
-  const auto step = std::make_shared<BenchStepOptions>();
-  command->add_option("--sae", step->sae, "variant")->capture_default_str();
-  const auto size = [&](const char* name, std::int64_t& value, const char* help) {
-    command->add_option(name, value, help)
-        ->capture_default_str()
+void add_step_sizes(CLI::App& command, BenchStepOptions& step) {
+  command.add_option("--size", step.size, "A, B or C: sizes that speed is quoted at")
+      ->capture_default_str();
+  const auto size = [&](const char* name, std::optional<std::int64_t>& value, const char* help) {
+    command.add_option(name, value, help)
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
   };
-  size("--d-in", step->d_in, "width of the activations");
-  size("--n-latents", step->n_latents, "dictionary size");
-  size("--batch-tokens", step->batch_tokens, "rows a step");
-  size("--k", step->k, "active latents a token (topk)");
-  size("--threads", step->threads, "threads");
-  size("--lanes", step->lanes, "micro-batches a step");
-  size("--steps", step->steps, "steps timed, after three warm ones");
+  size("--d", step.d_in, "width of the activations, in place of the size's");
+  size("--n", step.n_latents, "dictionary size, likewise");
+  size("--batch", step.batch_tokens, "rows a step, likewise");
+  size("--k", step.k, "active latents a token, likewise, where the variant has k");
+  size("--threads", step.threads, "threads; left out: as training chooses them");
+  size("--lanes", step.lanes, "micro-batches a step; left out: as in training");
+  CLI::Option* steps =
+      command.add_option("--steps", step.steps, "steps timed, after two warm ones")
+          ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
+  command
+      .add_option("--seconds", step.seconds, "in place of --steps: until so long, at least three")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0))
+      ->excludes(steps);
+}
+
+void add_step(CLI::App& group, Action& action) {
+  CLI::App* command = group.add_subcommand(
+      "step", "the training step beside the encoder's product alone, on rows in memory");
+  const auto options = std::make_shared<Options>();
+  const auto step = std::make_shared<BenchStepOptions>();
+  command->add_option("--variant", step->variant, "a type of SAE")->capture_default_str();
+  add_step_sizes(*command, *step);
+  command
+      ->add_option("--l0", step->l0,
+                   "biases that make about so many latents active, where the variant has no k; "
+                   "left out: as initialised")
+      ->check(CLI::Range(1e-3, 1e9));
+  command
+      ->add_option("--dead-fraction", step->dead_fraction,
+                   "of the latents, dead from the start; AuxK then has work")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 0.99));
+  command->add_option("--rows", step->rows, "float32 activations [4 batches, d] in a .npy file");
+  command->add_flag("--logged", step->is_logged,
+                    "with the norms that a step with a line in metrics.jsonl computes");
   command->add_option("--device", step->device, "cpu")->capture_default_str();
+  command
+      ->add_option("--set", step->overrides,
+                   "a field of the SAE, e.g. --set form=bricken (repeatable)")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
   add_output_options(*command, *options);
   command->callback([&action, options, step] {
     action = [=] {
       start(*options);
-      print_result(bench_step(*step).dump(2) + "\n");
+      const Json figures = bench_step(*step);
+      print_result(options->json ? figures.dump(2) + "\n" : step_table(figures));
     };
   });
 }

@@ -44,6 +44,18 @@ class UsageErrors(ProgramTest):
         self.assertEqual(run("bench", "step", "--k", "0").returncode, 64)
         self.expect_error(run("bench", "step", "--device", "cuda"), 78,
                           "bench step: device cuda cannot train: this version trains on the CPU")
+        self.expect_error(run("bench", "step", "--variant", "gated"), 64,
+                          'bench step: variant "gated" is not known')
+        self.expect_error(run("bench", "step", "--size", "D"), 64, 'bench step: size "D" is not known')
+        self.expect_error(run("bench", "step", "--l0", "4"), 64, "bench step: --l0 does not go with topk")
+        self.expect_error(run("bench", "step", "--variant", "relu_l1", "--k", "4"), 64,
+                          "bench step: --k does not go with relu_l1")
+        self.expect_error(run("bench", "step", "--n", "16"), 78,
+                          "sae topk: k 32 is above the dictionary size 16")
+        self.expect_error(run("bench", "step", "--batch", "2049"), 78,
+                          "train.batch_tokens = 2049 is not a multiple of train.lanes = 8")
+        self.expect_error(run("bench", "step", "--rows", "no.npy", "--d", "32", "--n", "64"), 74,
+                          "no.npy: cannot open: No such file or directory")
 
 
 class ConfigErrors(ProgramTest):

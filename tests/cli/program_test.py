@@ -1,5 +1,6 @@
 """The program end to end on the tiny host: results, their files, continuing, --json, the generated pages."""
 import json
+import struct
 
 from program import *
 
@@ -137,17 +138,59 @@ class Pipeline(ProgramTest):
 
 
 class Bench(ProgramTest):
+    TINY_STEP = ["bench", "step", "--d", "32", "--n", "64", "--batch", "64", "--threads", "1", "--steps", "3"]
+
+    def step_figures(self, *arguments):
+        result = run(*self.TINY_STEP, *arguments, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return json.loads(result.stdout)
+
     def test_step(self):
-        for sae in ("topk", "relu_l1"):
-            result = run("bench", "step", "--sae", sae, "--d-in", "32", "--n-latents", "64", "--batch-tokens", "64",
-                         "--k", "4", "--threads", "1", "--steps", "3")
-            self.assertEqual(result.returncode, 0, result.stderr)
-            figures = json.loads(result.stdout)
-            for key in ("tokens_per_second", "encoder_gemm_seconds", "peak_rss_bytes"):
-                self.assertGreater(figures[key], 0)
-            self.assertLessEqual(figures["step_seconds"]["min"], figures["step_seconds"]["median"])
-            self.assertLessEqual(figures["step_seconds"]["median"], figures["step_seconds"]["max"])
-            self.assertEqual((figures["device"], figures["threads"]), ("cpu", 1))
+        figures = self.step_figures("--k", "4")
+        for times in (figures["step_seconds"], figures["encoder_product_seconds"]):
+            self.assertGreater(times["min"], 0)
+            self.assertLessEqual(times["min"], times["median"])
+            self.assertLessEqual(times["median"], times["max"])
+        self.assertAlmostEqual(figures["tokens_per_second"] * figures["step_seconds"]["median"], 64)
+        self.assertAlmostEqual(figures["step_over_product"] * figures["encoder_product_seconds"]["median"],
+                               figures["step_seconds"]["median"])
+        self.assertEqual((figures["device"], figures["threads"], figures["lanes"], figures["steps"]), ("cpu", 1, 8, 3))
+        self.assertEqual((figures["l0"], figures["dead_latents"]), (4, 0))
+
+    def test_step_counts_memory(self):
+        memory = self.step_figures("--k", "4")["memory"]
+        values = 2 * 32 * 64 + 64 + 32
+        self.assertEqual((memory["parameter_bytes"], memory["gradient_bytes"], memory["optimiser_bytes"]),
+                         (4 * values, 4 * values, 8 * values))
+        self.assertEqual(memory["sum_bytes"], 16 * values)
+        self.assertEqual(memory["peak_beyond_sum_bytes"], memory["peak_rss_bytes"] - 16 * values)
+
+    def test_step_with_dead_latents(self):
+        figures = self.step_figures("--k", "4", "--dead-fraction", "0.25", "--logged")
+        self.assertEqual((figures["dead_latents"], figures["is_logged"]), (16, True))
+        self.assertEqual(self.step_figures("--variant", "relu_l1", "--dead-fraction", "0.25")["dead_latents"], 16)
+
+    def test_step_of_a_sparse_relu(self):
+        for form in ("april", "bricken"):
+            figures = self.step_figures("--variant", "relu_l1", "--l0", "8", "--set", f"form={form}")
+            self.assertAlmostEqual(figures["l0"], 8, delta=0.8)
+            self.assertEqual((figures["sae"]["form"], figures["k"]), (form, None))
+
+    def test_step_as_text(self):
+        result = run(*self.TINY_STEP, "--k", "4")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(result.stdout.splitlines()[0], "topk: d 32, n 64, batch 64, k 4; 8 lanes, 1 threads")
+        for line in ("step ", "encoder product ", "step / product ", "tokens/s ", "memory: "):
+            self.assertIn("\n" + line, result.stdout)
+
+    def test_step_on_own_rows(self):
+        rows = self.workspace / "rows.npy"
+        shape = b"{'descr': '<f4', 'fortran_order': False, 'shape': (256, 32), }"
+        head = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + shape.ljust(117) + b"\n"
+        rows.write_bytes(head + struct.pack("<8192f", *(float((7 * i) % 31 - 15) for i in range(8192))))
+        self.assertEqual(self.step_figures("--k", "4", "--rows", rows)["rows"], str(rows))
+        result = run("bench", "step", "--d", "32", "--n", "64", "--batch", "72", "--rows", rows)
+        self.expect_error(result, 78, f"bench step: {rows} holds float32 [256, 32]")
 
     def test_comm_and_harvest(self):
         figures = json.loads(run("bench", "comm", "--ranks", "2", "--bytes", "4096", "--repeats", "3").stdout)
