@@ -102,10 +102,18 @@ void ReluL1Sae::begin_step(const StepInfo& info) {
                      decoder_norms_.mutable_data_ptr<float>());
 }
 
-void ReluL1Sae::forward(std::int64_t lane_index, const at::Tensor& x) {
-  THRESHER_CHECK(
-      x.dim() == 2 && x.size(1) == d_in_ && x.is_contiguous() && x.scalar_type() == at::kFloat,
-      "a lane is a contiguous float32 [rows, d_in]");
+void ReluL1Sae::forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) {
+  check_lanes(lanes);
+  for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
+    forward_lane(static_cast<std::int64_t>(lane), lanes[lane]);
+  }
+  sums_ = lane_tree_sum(std::move(lane_sums_));
+  comm.all_reduce_sum(std::span<double>(sums_), "sae." + config_.name + ".forward");
+  THRESHER_CHECK(sums_[kTokens] == static_cast<double>(info_.batch_tokens),
+                 "the lanes of all ranks hold batch_tokens rows");
+}
+
+void ReluL1Sae::forward_lane(std::int64_t lane_index, const at::Tensor& x) {
   ReluL1Lane& lane = lanes_.at(static_cast<std::size_t>(lane_index));
   // A copy of its own: products may round differently for another memory alignment, and a lane must
   // have the same bits wherever its rows lay in a batch.
@@ -131,26 +139,18 @@ void ReluL1Sae::forward(std::int64_t lane_index, const at::Tensor& x) {
   sums.insert(sums.end(), latent_sums.begin(), latent_sums.end());
 }
 
-void ReluL1Sae::reduce_forward(comm::Communicator& comm) {
-  sums_ = lane_tree_sum(std::move(lane_sums_));
-  comm.all_reduce_sum(std::span<double>(sums_), "sae." + config_.name + ".forward");
-  THRESHER_CHECK(sums_[kTokens] == static_cast<double>(info_.batch_tokens),
-                 "the lanes of all ranks hold batch_tokens rows");
-}
-
-void ReluL1Sae::backward(std::int64_t lane_index) {
-  relu_l1_backward(weights(), lanes_.at(static_cast<std::size_t>(lane_index)),
-                   static_cast<double>(info_.batch_tokens), l1_, lane_gradients_);
+void ReluL1Sae::backward() {
   const auto narrowed = [](const std::vector<double>& values) {
     return std::vector<float>(values.begin(), values.end());
   };
-  trees_[kWEnc].add(values_of(lane_gradients_.W_enc));
-  trees_[kBEnc].add(narrowed(lane_gradients_.b_enc));
-  trees_[kWDec].add(values_of(lane_gradients_.W_dec));
-  trees_[kBDec].add(narrowed(lane_gradients_.b_dec));
-}
-
-void ReluL1Sae::finish_local() {
+  for (const ReluL1Lane& lane : lanes_) {
+    relu_l1_backward(weights(), lane, static_cast<double>(info_.batch_tokens), l1_,
+                     lane_gradients_);
+    trees_[kWEnc].add(values_of(lane_gradients_.W_enc));
+    trees_[kBEnc].add(narrowed(lane_gradients_.b_enc));
+    trees_[kWDec].add(values_of(lane_gradients_.W_dec));
+    trees_[kBDec].add(narrowed(lane_gradients_.b_dec));
+  }
   for (std::size_t p = 0; p < parameters_.size(); ++p) {
     const std::span<const float> sum = trees_[p].result();
     std::copy(sum.begin(), sum.end(), parameters_[p].gradient.mutable_data_ptr<float>());

@@ -24,10 +24,8 @@ class ReluL1Sae final : public TrainingSae {
 
   void initialise(std::uint64_t seed, const at::Tensor& sample) override;
   void begin_step(const StepInfo& info) override;
-  void forward(std::int64_t lane, const at::Tensor& x) override;
-  void reduce_forward(comm::Communicator& comm) override;
-  void backward(std::int64_t lane) override;
-  void finish_local() override;
+  void forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) override;
+  void backward() override;
   void finish_gradients() override;
   Json finish_step(comm::Communicator& comm) override;
 
@@ -39,6 +37,7 @@ class ReluL1Sae final : public TrainingSae {
 
  private:
   ReluL1Weights weights() const;
+  void forward_lane(std::int64_t lane, const at::Tensor& x);
   void match_norms(const at::Tensor& sample);
   Json figures() const;
 

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 
 #include "core/error.h"
 #include "core/random.h"
 #include "kernels/decoder_norm.h"
-#include "kernels/topk.h"
 #include "sae/initialisation.h"
 #include "sae/lane_sums.h"
 
@@ -31,9 +31,8 @@ constexpr std::int64_t kScaleRows = 1024;
 
 constexpr kernels::Exec kExec{};
 
-/// NaN passes, so that it reaches the loss and is seen.
 void relu(std::span<float> values) {
-  for (float& value : values) value = value <= 0 ? 0 : value;
+  for (float& value : values) value = std::max(value, 0.0f);
 }
 
 }  // namespace
@@ -67,7 +66,7 @@ TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
       {"b_dec", zeros({d_in}), zeros({d_in})},
   };
   mean_squared_input_ = at::full({1}, static_cast<double>(d_in), at::kDouble);
-  pre_acts_ = at::empty({0}, options);
+  centred_ = at::empty({0}, options);
   recon_ = at::empty({0}, options);
 }
 
@@ -93,11 +92,9 @@ void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
   // the norms equal.
   lanes_.resize(1);
   aux_k_now_ = 0;
+  const at::Tensor x = sample.slice(0, 0, kScaleRows).contiguous();
+  encode({x});
   Lane& lane = lanes_[0];
-  lane.rows = std::min(sample.size(0), kScaleRows);
-  const at::Tensor x = sample.slice(0, 0, lane.rows).contiguous();
-  lane.centred = x - weight(kBDec);
-  select(lane);
   reconstruct(lane, x);
   double input_norms = 0, recon_norms = 0;
   for (std::int64_t r = 0; r < lane.rows; ++r) {
@@ -117,47 +114,62 @@ void TopKSae::begin_step(const StepInfo& info) {
   aux_k_now_ = config_.aux_coefficient > 0 ? std::min(aux_k_, n_dead_) : 0;
 }
 
-void TopKSae::forward(std::int64_t lane_index, const at::Tensor& x) {
-  THRESHER_CHECK(
-      x.dim() == 2 && x.size(1) == d_in_ && x.is_contiguous() && x.scalar_type() == at::kFloat,
-      "a lane is a contiguous float32 [rows, d_in]");
-  Lane& lane = lanes_.at(static_cast<std::size_t>(lane_index));
-  lane.rows = x.size(0);
-  if (!lane.centred.defined()) lane.centred = at::empty({0}, x.options());
-  lane.centred.resize_({lane.rows, d_in_});
-  at::sub_out(lane.centred, x, weight(kBDec));
-  select(lane);
-  reconstruct(lane, x);
-  sum_lane(lane, x);
-}
-
-void TopKSae::select(Lane& lane) {
-  pre_acts_.resize_({lane.rows, n_latents_});
-  at::mm_out(pre_acts_, lane.centred, weight(kWEnc));
-  pre_acts_.add_(weight(kBEnc));
-  const float* pre_acts = pre_acts_.const_data_ptr<float>();
-  const std::int64_t n_main = lane.rows * k_;
-  const auto n_pairs = static_cast<std::size_t>(n_main + lane.rows * aux_k_now_);
-  lane.values.resize(n_pairs);
-  lane.indices.resize(n_pairs);
-  fill_row_offsets(lane);
-  kernels::topk(kExec, lane.rows, n_latents_, k_, pre_acts, lane.values.data(),
-                lane.indices.data());
-  if (has_aux()) {
-    kernels::topk_masked(kExec, lane.rows, n_latents_, aux_k_now_, pre_acts, dead_mask_.data(),
-                         lane.values.data() + n_main, lane.indices.data() + n_main);
+void TopKSae::forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) {
+  check_lanes(lanes);
+  encode(lanes);
+  for (std::size_t i = 0; i < lanes.size(); ++i) {
+    reconstruct(lanes_[i], lanes[i]);
+    sum_lane(lanes_[i], lanes[i]);
   }
-  relu(lane.values);
+  reduce_sums(comm);
 }
 
-void TopKSae::fill_row_offsets(Lane& lane) const {
+void TopKSae::encode(const std::vector<at::Tensor>& lanes) {
+  std::int64_t rows = 0;
+  for (const at::Tensor& x : lanes) rows += x.size(0);
+  centred_.resize_({rows, d_in_});
+  for (std::int64_t i = 0, first = 0; i < static_cast<std::int64_t>(lanes.size()); ++i) {
+    Lane& lane = lanes_[static_cast<std::size_t>(i)];
+    const at::Tensor& x = lanes[static_cast<std::size_t>(i)];
+    lane.rows = x.size(0);
+    lane.centred = centred_.narrow(0, first, lane.rows);
+    at::sub_out(lane.centred, x, weight(kBDec));
+    first += lane.rows;
+  }
+  const auto slots = [rows](Selected& selected, std::int64_t k) {
+    selected.values.resize(static_cast<std::size_t>(rows * k));
+    selected.indices.resize(selected.values.size());
+    return kernels::TopKSlots{k, selected.values.data(), selected.indices.data()};
+  };
+  const kernels::TopKSlots main = slots(selected_, k_), aux = slots(aux_selected_, aux_k_now_);
+  not_numbers_ = encode_select_.topk(
+      {rows, d_in_, n_latents_, centred_.const_data_ptr<float>(),
+       weight(kWEnc).const_data_ptr<float>(), weight(kBEnc).const_data_ptr<float>()},
+      main, has_aux() ? dead_mask_.data() : nullptr, has_aux() ? &aux : nullptr);
+  std::int64_t first = 0;
+  for (Lane& lane : lanes_) {
+    take_pairs(lane, first);
+    first += lane.rows;
+  }
+}
+
+void TopKSae::take_pairs(Lane& lane, std::int64_t first_row) {
   lane.row_offsets.assign(1, 0);
-  for (std::int64_t r = 0; r < lane.rows; ++r) {
-    lane.row_offsets.push_back(lane.row_offsets.back() + k_);
-  }
-  for (std::int64_t r = 0; has_aux() && r < lane.rows; ++r) {
-    lane.row_offsets.push_back(lane.row_offsets.back() + aux_k_now_);
-  }
+  lane.values.clear();
+  lane.indices.clear();
+  const auto take = [&](const Selected& selected, std::int64_t k) {
+    const std::int64_t first = first_row * k, last = (first_row + lane.rows) * k;
+    lane.values.insert(lane.values.end(), selected.values.begin() + first,
+                       selected.values.begin() + last);
+    lane.indices.insert(lane.indices.end(), selected.indices.begin() + first,
+                        selected.indices.begin() + last);
+    for (std::int64_t r = 0; r < lane.rows; ++r) {
+      lane.row_offsets.push_back(lane.row_offsets.back() + k);
+    }
+  };
+  take(selected_, k_);
+  if (has_aux()) take(aux_selected_, aux_k_now_);
+  relu(lane.values);
 }
 
 void TopKSae::reconstruct(Lane& lane, const at::Tensor& x) {
@@ -199,10 +211,12 @@ void TopKSae::sum_lane(Lane& lane, const at::Tensor& x) {
   sums.insert(sums.end(), error_sums.begin(), error_sums.end());
 }
 
-void TopKSae::reduce_forward(comm::Communicator& comm) {
+void TopKSae::reduce_sums(comm::Communicator& comm) {
   std::vector<std::vector<double>> lane_sums;
   for (Lane& lane : lanes_) lane_sums.push_back(std::move(lane.sums));
   sums_ = lane_tree_sum(std::move(lane_sums));
+  // A pre-activation that is not a number is never selected: the loss has to tell.
+  if (not_numbers_ > 0) sums_[kErrorSquares] = std::numeric_limits<double>::quiet_NaN();
   comm.all_reduce_sum(std::span<double>(sums_), "sae." + config_.name + ".forward");
   const auto tokens = static_cast<double>(info_.batch_tokens);
   THRESHER_CHECK(sums_[kTokens] == tokens, "the lanes of all ranks hold batch_tokens rows");
@@ -232,8 +246,7 @@ void TopKSae::sort_pairs(Lane& lane) {
   }
 }
 
-void TopKSae::backward(std::int64_t lane_index) {
-  Lane& lane = lanes_.at(static_cast<std::size_t>(lane_index));
+void TopKSae::backward_lane(Lane& lane) {
   const std::int64_t rows = lane.rows;
   const float* W_dec = weight(kWDec).const_data_ptr<float>();
   const double tokens = static_cast<double>(info_.batch_tokens);
@@ -257,7 +270,8 @@ void TopKSae::backward(std::int64_t lane_index) {
   sort_pairs(lane);
 }
 
-void TopKSae::finish_local() {
+void TopKSae::backward() {
+  for (Lane& lane : lanes_) backward_lane(lane);
   std::vector<kernels::LatentRows> decoder, encoder;
   for (const Lane& lane : lanes_) {
     decoder.push_back({lane.offsets.data(), lane.residual_rows.data(), lane.pair_slots.data(),
@@ -292,6 +306,7 @@ void TopKSae::finish_gradients() {
   for (std::int64_t j = 0; j < d_in_; ++j) {
     b_dec[j] = static_cast<float>(static_cast<double>(b_dec[j]) - through_encoder[j]);
   }
+  if (std::isnan(sums_[kErrorSquares])) gradient(kBDec).fill_(sums_[kErrorSquares]);
   kernels::remove_parallel_component(kExec, n_latents_, d_in_,
                                      weight(kWDec).const_data_ptr<float>(),
                                      gradient(kWDec).mutable_data_ptr<float>());

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/encode_select.h"
 #include "kernels/sparse_decode.h"
 #include "kernels/tree_sum.h"
 #include "sae/firing_history.h"
@@ -26,10 +27,8 @@ class TopKSae final : public TrainingSae {
 
   void initialise(std::uint64_t seed, const at::Tensor& sample) override;
   void begin_step(const StepInfo& info) override;
-  void forward(std::int64_t lane, const at::Tensor& x) override;
-  void reduce_forward(comm::Communicator& comm) override;
-  void backward(std::int64_t lane) override;
-  void finish_local() override;
+  void forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) override;
+  void backward() override;
   void finish_gradients() override;
   Json finish_step(comm::Communicator& comm) override;
 
@@ -39,12 +38,12 @@ class TopKSae final : public TrainingSae {
   InferenceSae to_inference(const InputTransform& transform) const override;
 
  private:
-  /// What one lane keeps between forward and finish_local. Its sparse rows are those of the main
+  /// What one lane keeps between forward and backward. Its sparse rows are those of the main
   /// selection (k slots each), then those of AuxK (aux_k slots each) where it is active; the rows
   /// of `residuals` are their errors: the main one's, and below it AuxK's.
   struct Lane {
     std::int64_t rows = 0;
-    at::Tensor centred;    // [rows, d_in]  x - b_dec
+    at::Tensor centred;    // [rows, d_in]  x - b_dec, a part of centred_
     at::Tensor residuals;  // [rows, d_in] or [2 rows, d_in]; backward turns them into gradients
     std::vector<std::int64_t> row_offsets;  // see kernels/sparse_decode.h
     std::vector<float> values;              // after ReLU
@@ -68,10 +67,13 @@ class TopKSae final : public TrainingSae {
   /// What the normalised AuxK error is multiplied by in the loss.
   double aux_weight() const;
 
-  void select(Lane& lane);
-  void fill_row_offsets(Lane& lane) const;
+  /// Fills rows, centred, the pairs and their offsets of every lane.
+  void encode(const std::vector<at::Tensor>& lanes);
+  void take_pairs(Lane& lane, std::int64_t first_row);
   void reconstruct(Lane& lane, const at::Tensor& x);
   void sum_lane(Lane& lane, const at::Tensor& x);
+  void reduce_sums(comm::Communicator& comm);
+  void backward_lane(Lane& lane);
   void sort_pairs(Lane& lane);
 
   TopKConfig config_;
@@ -85,8 +87,16 @@ class TopKSae final : public TrainingSae {
   StepInfo info_;
   std::vector<std::uint8_t> dead_mask_;
   std::int64_t n_dead_ = 0;
-  std::int64_t aux_k_now_ = 0;   // slots a token of AuxK in this step; 0: inactive
-  at::Tensor pre_acts_, recon_;  // scratch of one lane
+  std::int64_t aux_k_now_ = 0;  // slots a token of AuxK in this step; 0: inactive
+  kernels::EncodeSelect encode_select_;
+  /// What was selected in all local lanes' rows: [rows, k] and [rows, aux_k].
+  struct Selected {
+    std::vector<float> values;
+    std::vector<std::int32_t> indices;
+  } selected_, aux_selected_;
+  std::int64_t not_numbers_ = 0;  // NaN among the pre-activations of local rows
+  at::Tensor centred_;            // [rows, d_in], all local lanes
+  at::Tensor recon_;              // scratch of one lane
   std::vector<Lane> lanes_;
   std::vector<double> sums_;  // over the global batch
   double aux_denominator_ = 0;

@@ -50,18 +50,19 @@ struct Parameter {
 
 /// An SAE under training. One step, driven by trainer/step.cpp, is
 ///
-///     begin_step                              decides what depends on earlier steps (dead latents,
-///     warm-ups) forward(lane, x)      every local lane  x [rows, d_in] transformed inputs; keeps
-///     what backward needs reduce_forward(comm)  once              global denominators and
-///     selections backward(lane)        every local lane  adds this lane's gradients along the lane
-///     tree finish_local()        once              partial gradients of this rank into
-///     Parameter::gradient [trainer: all_reduce_sum of every gradient] finish_gradients()    once
-///     terms computed from reduced gradients; removal of the decoder-parallel part [trainer: norm,
-///     clip, Adam] finish_step(comm)     once              decoder norm, dead-latent counters;
-///     returns the step's global figures
+///   - begin_step: decides what depends on earlier steps (dead latents, warm-ups);
+///   - forward(lanes, comm): encodes, selects, reconstructs; keeps what backward needs; global
+///     selections and denominators are made here;
+///   - backward(): this rank's partial gradients, summed along the lane tree, into
+///     Parameter::gradient;
+///   - the trainer all-reduces every gradient;
+///   - finish_gradients(): terms computed from reduced gradients, removal of the decoder-parallel
+///     part;
+///   - the trainer takes the norm, clips, and lets Adam update;
+///   - finish_step(comm): decoder norm, dead-latent counters; returns the step's global figures.
 ///
-/// `lane` counts the rank's own lanes, 0 <= lane < n_local_lanes, in order; together the ranks'
-/// lanes hold batch_tokens rows. Everything is a pure function of the global batch: bits do not
+/// `lanes` are the rank's own, n_local_lanes of them, in order; together the ranks' lanes hold
+/// batch_tokens rows. Everything is a pure function of the global batch: bits do not
 /// depend on the number of ranks or threads. Losses are means over the global batch's tokens. A NaN
 /// in the inputs comes out in the loss.
 class TrainingSae {
@@ -75,10 +76,9 @@ class TrainingSae {
   virtual void initialise(std::uint64_t seed, const at::Tensor& sample) = 0;
 
   virtual void begin_step(const StepInfo& info) = 0;
-  virtual void forward(std::int64_t lane, const at::Tensor& x) = 0;
-  virtual void reduce_forward(comm::Communicator& comm) = 0;
-  virtual void backward(std::int64_t lane) = 0;
-  virtual void finish_local() = 0;
+  /// lanes[i]: contiguous float32 [rows, d_in], the transformed inputs of local lane i.
+  virtual void forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) = 0;
+  virtual void backward() = 0;
   virtual void finish_gradients() = 0;
   /// Keys: loss, reconstruction_loss, sparsity_loss (relu_l1) or aux_loss (topk), batch_fvu, l0,
   /// dead_latents (moving count: silent for dead_window_tokens at the end of this step), and what a
@@ -105,6 +105,9 @@ class TrainingSae {
   virtual InferenceSae to_inference(const InputTransform& transform) const = 0;
 
  protected:
+  /// InternalError unless every lane is as `forward` wants it.
+  void check_lanes(const std::vector<at::Tensor>& lanes) const;
+
   std::int64_t d_in_ = 0;
   std::int64_t n_latents_ = 0;
 };

@@ -84,12 +84,9 @@ Step::Step(sae::TrainingSae& sae, const TrainConfig& config)
 
 void Step::compute_gradients(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
                              comm::Communicator& comm) {
-  const auto n_lanes = static_cast<std::int64_t>(lanes.size());
   sae_->begin_step(info);
-  for (std::int64_t lane = 0; lane < n_lanes; ++lane) sae_->forward(lane, lanes[lane]);
-  sae_->reduce_forward(comm);
-  for (std::int64_t lane = 0; lane < n_lanes; ++lane) sae_->backward(lane);
-  sae_->finish_local();
+  sae_->forward(lanes, comm);
+  sae_->backward();
   for (const sae::Parameter& parameter : sae_->parameters()) {
     const at::Tensor& gradient = parameter.gradient;
     THRESHER_CHECK(gradient.is_non_overlapping_and_dense() &&

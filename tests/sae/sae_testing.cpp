@@ -57,12 +57,12 @@ void compute_gradients(TrainingSae& sae, const StepInfo& info, const at::Tensor&
   local.n_local_lanes = n_lanes / comm.world_size();
   const std::int64_t first = local.n_local_lanes * comm.rank();
   sae.begin_step(local);
+  std::vector<at::Tensor> lanes;
   for (std::int64_t l = 0; l < local.n_local_lanes; ++l) {
-    sae.forward(l, lane_rows(batch, first + l, n_lanes));
+    lanes.push_back(lane_rows(batch, first + l, n_lanes));
   }
-  sae.reduce_forward(comm);
-  for (std::int64_t l = 0; l < local.n_local_lanes; ++l) sae.backward(l);
-  sae.finish_local();
+  sae.forward(lanes, comm);
+  sae.backward();
   for (Parameter& parameter : sae.parameters()) {
     comm.all_reduce_sum(memory_of(parameter.gradient), "grad." + parameter.name);
   }

@@ -34,19 +34,17 @@ class CountingSae : public sae::TrainingSae {
     rows_ = 0;
     info_ = info;
   }
-  void forward(std::int64_t lane, const at::Tensor& x) override {
-    calls += "forward" + std::to_string(lane) + " ";
-    lanes_.resize(static_cast<std::size_t>(lane + 1));
-    lanes_.back() = x.sum(0);
-    rows_ += static_cast<float>(x.size(0));
+  void forward(const std::vector<at::Tensor>& lanes, comm::Communicator&) override {
+    calls += "forward" + std::to_string(lanes.size()) + " ";
+    lanes_.clear();
+    for (const at::Tensor& x : lanes) {
+      lanes_.push_back(x.sum(0));
+      rows_ += static_cast<float>(x.size(0));
+    }
   }
-  void reduce_forward(comm::Communicator&) override { calls += "reduce "; }
-  void backward(std::int64_t lane) override {
-    calls += "backward" + std::to_string(lane) + " ";
-    parameters_[0].gradient.add_(lanes_[static_cast<std::size_t>(lane)].unsqueeze(1));
-  }
-  void finish_local() override {
-    calls += "local ";
+  void backward() override {
+    calls += "backward ";
+    for (const at::Tensor& lane : lanes_) parameters_[0].gradient.add_(lane.unsqueeze(1));
     parameters_[1].gradient.fill_(rows_);
   }
   void finish_gradients() override {
@@ -111,7 +109,7 @@ TEST(StepTest, CallsTheSaeInTheOrderOfItsContract) {
   CountingSae sae;
   Step step(sae, plain_config());
   step.run(info_of(0, 2), two_lanes(), *comm::make_self_communicator());
-  EXPECT_EQ(sae.calls, "begin forward0 forward1 reduce backward0 backward1 local gradients finish");
+  EXPECT_EQ(sae.calls, "begin forward2 backward gradients finish");
 }
 
 TEST(StepTest, ReportsTheNormOverAllParameters) {
