@@ -45,6 +45,7 @@ struct Lane {
   std::vector<std::int64_t> offsets = std::vector<std::int64_t>(kLatents + 1);
   std::vector<std::int32_t> pair_rows = indices, pair_slots = indices;
   std::vector<float> out_rows = x, out_values = values, out_weights = W;
+  std::vector<float> out_bias = std::vector<float>(kLatents);
 };
 
 void measure(benchmark::State& state, void (*work)(Lane&)) {
@@ -71,15 +72,22 @@ void value_gradients(Lane& lane) {
   sparse_decode_grad_values({}, kRows, kDims, lane.row_offsets.data(), lane.indices.data(),
                             lane.x.data(), lane.W.data(), lane.out_values.data());
 }
+void residuals(Lane& lane) {
+  sparse_residuals({}, kRows, kDims, lane.row_offsets.data(), lane.indices.data(),
+                   lane.values.data(), lane.W.data(), nullptr, lane.x.data(), lane.out_rows.data(),
+                   lane.out_values.data());
+}
 void sort_pairs(Lane& lane) {
   sort_pairs_by_latent(kRows, kLatents, lane.row_offsets.data(), lane.indices.data(),
                        lane.values.data(), lane.offsets.data(), lane.pair_rows.data(),
                        lane.pair_slots.data());
 }
-void weight_gradient(Lane& lane) {
-  const LatentRows rows{lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data(),
-                        lane.values.data(), lane.x.data()};
-  accumulate_latent_rows({}, kLatents, kDims, 1, &rows, lane.out_weights.data());
+void weight_gradients(Lane& lane) {
+  const LatentPairs pairs{
+      lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data(), lane.values.data(),
+      lane.values.data(),  lane.x.data(),         lane.x.data(),          kRows};
+  accumulate_gradients({}, kLatents, kDims, 1, &pairs, lane.out_weights.data(),
+                       lane.gradient.data(), lane.out_bias.data());
 }
 void normalise(Lane& lane) { normalise_rows({}, kLatents, kDims, lane.W.data()); }
 void remove_parallel(Lane& lane) {
@@ -104,8 +112,9 @@ THRESHER_BENCH(select);
 THRESHER_BENCH(select_reference);
 THRESHER_BENCH(decode);
 THRESHER_BENCH(value_gradients);
+THRESHER_BENCH(residuals);
 THRESHER_BENCH(sort_pairs);
-THRESHER_BENCH(weight_gradient);
+THRESHER_BENCH(weight_gradients);
 THRESHER_BENCH(normalise);
 THRESHER_BENCH(remove_parallel);
 THRESHER_BENCH(squares);

@@ -32,12 +32,14 @@ void sparse_decode_grad_values_cuda(void*, std::int64_t, std::int64_t, const std
                                     const std::int32_t*, const float*, const float*, float*) {
   refuse("sparse_decode_grad_values");
 }
-void accumulate_latent_rows_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const LatentRows*,
-                                 float*) {
-  refuse("accumulate_latent_rows");
+void sparse_residuals_cuda(void*, std::int64_t, std::int64_t, const std::int64_t*,
+                           const std::int32_t*, const float*, const float*, const float*,
+                           const float*, float*, float*) {
+  refuse("sparse_residuals");
 }
-void accumulate_latent_scalars_cuda(void*, std::int64_t, std::int64_t, const LatentRows*, float*) {
-  refuse("accumulate_latent_scalars");
+void accumulate_gradients_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const LatentPairs*,
+                               float*, float*, float*) {
+  refuse("accumulate_gradients");
 }
 void row_norms_cuda(void*, std::int64_t, std::int64_t, const float*, float*) {
   refuse("row_norms");

@@ -55,6 +55,17 @@ void sparse_decode_grad_values(std::int64_t rows, std::int64_t d, const std::int
   }
 }
 
+void sparse_residuals(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
+                      const std::int32_t* indices, const float* values, const float* W_dec,
+                      const float* bias, const float* x, float* residuals, float* dots) {
+  sparse_decode(rows, d, row_offsets, indices, values, W_dec, bias, residuals);
+  for (std::int64_t i = 0; i < rows * d; ++i) residuals[i] = x[i] - residuals[i];
+  sparse_decode_grad_values(rows, d, row_offsets, indices, residuals, W_dec, dots);
+  for (std::int64_t slot = row_offsets[0]; slot < row_offsets[rows]; ++slot) {
+    if (values[slot] == 0.0f) dots[slot] = 0.0f;
+  }
+}
+
 void accumulate_latent_rows(std::int64_t n_rows, std::int64_t n_latents, std::int64_t d,
                             const std::int64_t* row_offsets, const std::int32_t* indices,
                             const float* values, const float* coefficients, const float* rows,

@@ -19,6 +19,9 @@ void sparse_decode(std::int64_t rows, std::int64_t d, const std::int64_t* row_of
 void sparse_decode_grad_values(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
                                const std::int32_t* indices, const float* grad_recon,
                                const float* W_dec, float* grad_values);
+void sparse_residuals(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
+                      const std::int32_t* indices, const float* values, const float* W_dec,
+                      const float* bias, const float* x, float* residuals, float* dots);
 /// out [n_latents, d]: sum over rows and slots of coefficients * rows[row], where `values` is not
 /// 0.
 void accumulate_latent_rows(std::int64_t n_rows, std::int64_t n_latents, std::int64_t d,

@@ -39,29 +39,34 @@ void sparse_decode_grad_values(const Exec& exec, std::int64_t rows, std::int64_t
   }
 }
 
-void accumulate_latent_rows(const Exec& exec, std::int64_t n_latents, std::int64_t d,
-                            std::int64_t n_lanes, const LatentRows* lanes, float* out) {
-  THRESHER_CHECK(n_latents >= 0 && d >= 0, "accumulate_latent_rows: a size is negative");
-  THRESHER_CHECK(is_power_of_two(n_lanes), "accumulate_latent_rows: lanes are no power of two");
-  if (n_latents == 0 || d == 0) return;
+void sparse_residuals(const Exec& exec, std::int64_t rows, std::int64_t d,
+                      const std::int64_t* row_offsets, const std::int32_t* indices,
+                      const float* values, const float* W_dec, const float* bias, const float* x,
+                      float* residuals, float* dots) {
+  THRESHER_CHECK(rows >= 0 && d >= 0, "sparse_residuals: a size is negative");
+  if (rows == 0) return;
   switch (exec.device) {
     case Device::kCpu:
-      return detail::accumulate_latent_rows_cpu(n_latents, d, n_lanes, lanes, out);
+      return detail::sparse_residuals_cpu(rows, d, row_offsets, indices, values, W_dec, bias, x,
+                                          residuals, dots);
     case Device::kCuda:
-      return detail::accumulate_latent_rows_cuda(exec.stream, n_latents, d, n_lanes, lanes, out);
+      return detail::sparse_residuals_cuda(exec.stream, rows, d, row_offsets, indices, values,
+                                           W_dec, bias, x, residuals, dots);
   }
 }
 
-void accumulate_latent_scalars(const Exec& exec, std::int64_t n_latents, std::int64_t n_lanes,
-                               const LatentRows* lanes, float* out) {
-  THRESHER_CHECK(n_latents >= 0, "accumulate_latent_scalars: a size is negative");
-  THRESHER_CHECK(is_power_of_two(n_lanes), "accumulate_latent_scalars: lanes are no power of two");
+void accumulate_gradients(const Exec& exec, std::int64_t n_latents, std::int64_t d,
+                          std::int64_t n_lanes, const LatentPairs* lanes, float* W_dec,
+                          float* W_enc, float* b_enc) {
+  THRESHER_CHECK(n_latents >= 0 && d >= 0, "accumulate_gradients: a size is negative");
+  THRESHER_CHECK(is_power_of_two(n_lanes), "accumulate_gradients: lanes are no power of two");
   if (n_latents == 0) return;
   switch (exec.device) {
     case Device::kCpu:
-      return detail::accumulate_latent_scalars_cpu(n_latents, n_lanes, lanes, out);
+      return detail::accumulate_gradients_cpu(n_latents, d, n_lanes, lanes, W_dec, W_enc, b_enc);
     case Device::kCuda:
-      return detail::accumulate_latent_scalars_cuda(exec.stream, n_latents, n_lanes, lanes, out);
+      return detail::accumulate_gradients_cuda(exec.stream, n_latents, d, n_lanes, lanes, W_dec,
+                                               W_enc, b_enc);
   }
 }
 

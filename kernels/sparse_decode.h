@@ -24,6 +24,15 @@ void sparse_decode_grad_values(const Exec& exec, std::int64_t rows, std::int64_t
                                const std::int64_t* row_offsets, const std::int32_t* indices,
                                const float* grad_recon, const float* W_dec, float* grad_values);
 
+/// Both in one walk over the rows, while the decoder rows are in the cache: residuals[r] = x[r] -
+/// recon[r] with recon as sparse_decode gives it, and dots[slot] = dot(residuals[r],
+/// W_dec[indices[slot]]) as sparse_decode_grad_values gives it, but 0 where the value is 0.
+/// x, residuals [rows, d].
+void sparse_residuals(const Exec& exec, std::int64_t rows, std::int64_t d,
+                      const std::int64_t* row_offsets, const std::int32_t* indices,
+                      const float* values, const float* W_dec, const float* bias, const float* x,
+                      float* residuals, float* dots);
+
 /// (row, slot) pairs ordered by latent, and by row inside a latent: a counting sort, stable.
 /// `offsets` [n_latents + 1]; `pair_rows`, `pair_slots` have room for row_offsets[rows] -
 /// row_offsets[0]. Pairs whose `values` are exactly 0 are left out. Host memory; InternalError if
@@ -33,27 +42,32 @@ void sort_pairs_by_latent(std::int64_t rows, std::int64_t n_latents,
                           const float* values, std::int64_t* offsets, std::int32_t* pair_rows,
                           std::int32_t* pair_slots);
 
-/// One source of gradient rows for `accumulate_latent_rows`: out[latent] += sum over its pairs of
-/// coefficients[slot] * rows[row], rows taken in ascending order inside a lane.
-struct LatentRows {
+/// The sorted pairs of one lane (micro-batch) and what they add to the weights' gradients.
+struct LatentPairs {
   const std::int64_t* offsets;  // from sort_pairs_by_latent
   const std::int32_t* pair_rows;
   const std::int32_t* pair_slots;
-  const float* coefficients;  // one a slot
-  const float* rows;          // [rows, d]
+  const float* values;       // one a slot: factors of the residuals, for W_dec
+  const float* grad_values;  // one a slot: factors of the inputs, for W_enc and b_enc
+  const float* residuals;    // [rows of the pairs, d]
+  const float* inputs;       // [n_inputs, d]; row n_inputs + i of the pairs has input i again
+  std::int64_t n_inputs;
 };
 
-/// Gradient of a [n_latents, d] matrix from sparse pairs of several lanes (micro-batches): for each
-/// latent the partial sum of every lane starts at +0 and adds its rows in order; the lanes' partial
-/// sums are added along the binary tree over lanes. `n_lanes` is a power of two. Overwrites `out`.
-/// Ranks that own contiguous subtrees get partial results that Communicator::all_reduce_sum
-/// completes to the same bits.
-void accumulate_latent_rows(const Exec& exec, std::int64_t n_latents, std::int64_t d,
-                            std::int64_t n_lanes, const LatentRows* lanes, float* out);
-
-/// The same for a vector of one number a latent (bias gradient): out[latent] = tree over lanes of
-/// sums of coefficients.
-void accumulate_latent_scalars(const Exec& exec, std::int64_t n_latents, std::int64_t n_lanes,
-                               const LatentRows* lanes, float* out);
+/// Gradients from the sparse pairs of several lanes, each [n_latents, d] or [n_latents],
+/// overwritten:
+///
+///     W_dec[latent] = sum over its pairs of values[slot] * residuals[row]
+///     W_enc[latent] = sum over its pairs of grad_values[slot] * inputs[row]
+///     b_enc[latent] = sum over its pairs of grad_values[slot]
+///
+/// For each latent the partial sum of every lane starts at +0 and adds its pairs in their order;
+/// the lanes' partial sums are added along the binary tree over lanes. `n_lanes` is a power of two
+/// (the table `lanes` is host memory, what it points to lies on exec.device). Ranks that own
+/// contiguous subtrees get partial results that Communicator::all_reduce_sum completes to the same
+/// bits.
+void accumulate_gradients(const Exec& exec, std::int64_t n_latents, std::int64_t d,
+                          std::int64_t n_lanes, const LatentPairs* lanes, float* W_dec,
+                          float* W_enc, float* b_enc);
 
 }  // namespace thresher::kernels

@@ -25,26 +25,24 @@ __global__ void gradients_of_values(std::int64_t d, const std::int64_t* row_offs
                     grad_values);
 }
 
-__global__ void latent_rows(std::int64_t d, std::int64_t n_lanes, const LatentRows* lanes,
-                            float* out) {
+__global__ void residual_rows(std::int64_t d, const std::int64_t* row_offsets,
+                              const std::int32_t* indices, const float* values, const float* W_dec,
+                              const float* bias, const float* x, float* residuals, float* dots) {
+  __shared__ float sums[kThreads];
+  CudaBlock block;
+  residual_block(block, row_offsets, blockIdx.x, d, indices, values, W_dec, bias, x, sums,
+                 residuals, dots);
+}
+
+__global__ void gradient_rows(std::int64_t d, std::int64_t n_lanes, const LatentPairs* lanes,
+                              float* W_dec, float* W_enc, float* b_enc) {
   const std::int64_t latent = blockIdx.x;
   for (std::int64_t col = threadIdx.x; col < d; col += blockDim.x) {
-    out[latent * d + col] = latent_element(latent, d, col, n_lanes, lanes);
+    const GradientElement sum = gradient_element(latent, d, col, n_lanes, lanes);
+    W_dec[latent * d + col] = sum.W_dec;
+    W_enc[latent * d + col] = sum.W_enc;
   }
-}
-
-__global__ void latent_scalars(std::int64_t n_latents, std::int64_t n_lanes,
-                               const LatentRows* lanes, float* out) {
-  const std::int64_t latent = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (latent < n_latents) out[latent] = latent_scalar(latent, n_lanes, lanes);
-}
-
-/// The table of lanes is host memory, what it points to is not.
-void copy_lanes(const LatentRows* lanes, std::int64_t n_lanes, cudaStream_t stream,
-                StreamBuffer<LatentRows>& to) {
-  check_cuda(cudaMemcpyAsync(to.data(), lanes, n_lanes * sizeof(LatentRows), cudaMemcpyHostToDevice,
-                             stream),
-             "accumulate_latent_rows");
+  if (threadIdx.x == 0) b_enc[latent] = bias_gradient(latent, n_lanes, lanes);
 }
 
 }  // namespace
@@ -66,23 +64,26 @@ void sparse_decode_grad_values_cuda(void* stream, std::int64_t rows, std::int64_
   check_launch("sparse_decode_grad_values");
 }
 
-void accumulate_latent_rows_cuda(void* stream, std::int64_t n_latents, std::int64_t d,
-                                 std::int64_t n_lanes, const LatentRows* lanes, float* out) {
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  StreamBuffer<LatentRows> table(n_lanes, cuda_stream, "accumulate_latent_rows");
-  copy_lanes(lanes, n_lanes, cuda_stream, table);
-  latent_rows<<<grid_of(n_latents, 1), kThreads, 0, cuda_stream>>>(d, n_lanes, table.data(), out);
-  check_launch("accumulate_latent_rows");
+void sparse_residuals_cuda(void* stream, std::int64_t rows, std::int64_t d,
+                           const std::int64_t* row_offsets, const std::int32_t* indices,
+                           const float* values, const float* W_dec, const float* bias,
+                           const float* x, float* residuals, float* dots) {
+  residual_rows<<<grid_of(rows, 1), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      d, row_offsets, indices, values, W_dec, bias, x, residuals, dots);
+  check_launch("sparse_residuals");
 }
 
-void accumulate_latent_scalars_cuda(void* stream, std::int64_t n_latents, std::int64_t n_lanes,
-                                    const LatentRows* lanes, float* out) {
+void accumulate_gradients_cuda(void* stream, std::int64_t n_latents, std::int64_t d,
+                               std::int64_t n_lanes, const LatentPairs* lanes, float* W_dec,
+                               float* W_enc, float* b_enc) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  StreamBuffer<LatentRows> table(n_lanes, cuda_stream, "accumulate_latent_scalars");
-  copy_lanes(lanes, n_lanes, cuda_stream, table);
-  latent_scalars<<<grid_of(n_latents, kThreads), kThreads, 0, cuda_stream>>>(n_latents, n_lanes,
-                                                                             table.data(), out);
-  check_launch("accumulate_latent_scalars");
+  StreamBuffer<LatentPairs> table(n_lanes, cuda_stream, "accumulate_gradients");
+  check_cuda(cudaMemcpyAsync(table.data(), lanes, n_lanes * sizeof(LatentPairs),
+                             cudaMemcpyHostToDevice, cuda_stream),
+             "accumulate_gradients");
+  gradient_rows<<<grid_of(n_latents, 1), kThreads, 0, cuda_stream>>>(d, n_lanes, table.data(),
+                                                                     W_dec, W_enc, b_enc);
+  check_launch("accumulate_gradients");
 }
 
 }  // namespace thresher::kernels::detail

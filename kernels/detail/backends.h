@@ -35,14 +35,18 @@ void sparse_decode_grad_values_cuda(void* stream, std::int64_t rows, std::int64_
                                     const std::int64_t* row_offsets, const std::int32_t* indices,
                                     const float* grad_recon, const float* W_dec,
                                     float* grad_values);
-void accumulate_latent_rows_cpu(std::int64_t n_latents, std::int64_t d, std::int64_t n_lanes,
-                                const LatentRows* lanes, float* out);
-void accumulate_latent_rows_cuda(void* stream, std::int64_t n_latents, std::int64_t d,
-                                 std::int64_t n_lanes, const LatentRows* lanes, float* out);
-void accumulate_latent_scalars_cpu(std::int64_t n_latents, std::int64_t n_lanes,
-                                   const LatentRows* lanes, float* out);
-void accumulate_latent_scalars_cuda(void* stream, std::int64_t n_latents, std::int64_t n_lanes,
-                                    const LatentRows* lanes, float* out);
+void sparse_residuals_cpu(std::int64_t rows, std::int64_t d, const std::int64_t* row_offsets,
+                          const std::int32_t* indices, const float* values, const float* W_dec,
+                          const float* bias, const float* x, float* residuals, float* dots);
+void sparse_residuals_cuda(void* stream, std::int64_t rows, std::int64_t d,
+                           const std::int64_t* row_offsets, const std::int32_t* indices,
+                           const float* values, const float* W_dec, const float* bias,
+                           const float* x, float* residuals, float* dots);
+void accumulate_gradients_cpu(std::int64_t n_latents, std::int64_t d, std::int64_t n_lanes,
+                              const LatentPairs* lanes, float* W_dec, float* W_enc, float* b_enc);
+void accumulate_gradients_cuda(void* stream, std::int64_t n_latents, std::int64_t d,
+                               std::int64_t n_lanes, const LatentPairs* lanes, float* W_dec,
+                               float* W_enc, float* b_enc);
 
 void row_norms_cpu(std::int64_t rows, std::int64_t cols, const float* W, float* norms);
 void row_norms_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* W,

@@ -41,9 +41,9 @@ TEST(TopKArgumentsTest, RefusesMoreThanTheMaskLeaves) {
 TEST(AccumulateArgumentsTest, RefusesLanesThatAreNoPowerOfTwo) {
   const Lane lane;
   const SortedLane sorted(lane, 1);
-  const std::vector<LatentRows> views(3, sorted.view(lane));
+  const std::vector<LatentPairs> views(3, sorted.view(lane));
   float out = 0;
-  EXPECT_THROW(accumulate_latent_rows({}, 1, 1, 3, views.data(), &out), InternalError);
+  EXPECT_THROW(accumulate_gradients({}, 1, 1, 3, views.data(), &out, &out, &out), InternalError);
 }
 
 TEST(AdamArgumentsTest, CountsStepsFromOne) {

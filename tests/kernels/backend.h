@@ -23,13 +23,23 @@ inline std::int64_t rows_of(const Offsets& row_offsets) {
   return static_cast<std::int64_t>(row_offsets.size()) - 1;
 }
 
-/// Rows of sparse pairs and what `accumulate_latent_rows` adds up for them; one a lane.
+/// Rows of sparse pairs and what `accumulate_gradients` adds up for them; one a lane.
 struct Lane {
   Offsets row_offsets{0};
   std::vector<std::int32_t> indices;  // one a slot, like the two below
   std::vector<float> values;          // pairs with 0 are left out
-  std::vector<float> coefficients;
-  std::vector<float> inputs;  // [rows, d]
+  std::vector<float> grad_values;
+  std::vector<float> residuals;  // [rows, d]
+  std::vector<float> inputs;     // [n_inputs, d]
+  std::int64_t n_inputs = 0;     // all rows, or half of them
+};
+
+struct Residuals {
+  std::vector<float> residuals, dots;
+};
+
+struct Gradients {
+  std::vector<float> W_dec, W_enc, b_enc;
 };
 
 /// The kernels on vectors of host memory, wherever they run. One suite of tests runs on all of
@@ -53,10 +63,12 @@ class Backend {
                                          const std::vector<std::int32_t>& indices,
                                          const std::vector<float>& grad_recon,
                                          const std::vector<float>& W_dec) = 0;
-  virtual std::vector<float> latent_rows(std::int64_t n_latents, std::int64_t d,
-                                         std::span<const Lane> lanes) = 0;
-  virtual std::vector<float> latent_scalars(std::int64_t n_latents,
-                                            std::span<const Lane> lanes) = 0;
+  virtual Residuals residuals(std::int64_t d, const Offsets& row_offsets,
+                              const std::vector<std::int32_t>& indices,
+                              const std::vector<float>& values, const std::vector<float>& W_dec,
+                              const std::vector<float>* bias, const std::vector<float>& x) = 0;
+  virtual Gradients gradients(std::int64_t n_latents, std::int64_t d,
+                              std::span<const Lane> lanes) = 0;
   virtual std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
                                        const std::vector<float>& W) = 0;
   virtual std::vector<float> normalise_rows(std::int64_t rows, std::int64_t cols,
@@ -76,7 +88,7 @@ std::vector<Backend*> backends_under_test();
 /// Pairs of a lane in latent order; the arrays live as long as the object.
 struct SortedLane {
   SortedLane(const Lane& lane, std::int64_t n_latents);
-  LatentRows view(const Lane& lane) const;
+  LatentPairs view(const Lane& lane) const;
   std::vector<std::int64_t> offsets;
   std::vector<std::int32_t> pair_rows, pair_slots;
 };

@@ -45,20 +45,25 @@ class CpuBackend final : public Backend {
     return out;
   }
 
-  std::vector<float> latent_rows(std::int64_t n_latents, std::int64_t d,
-                                 std::span<const Lane> lanes) override {
-    const LaneViews views(lanes, n_latents);
-    std::vector<float> out(static_cast<std::size_t>(n_latents * d), -1.0f);
-    accumulate_latent_rows({}, n_latents, d, static_cast<std::int64_t>(lanes.size()),
-                           views.rows.data(), out.data());
+  Residuals residuals(std::int64_t d, const Offsets& row_offsets,
+                      const std::vector<std::int32_t>& indices, const std::vector<float>& values,
+                      const std::vector<float>& W_dec, const std::vector<float>* bias,
+                      const std::vector<float>& x) override {
+    Residuals out{std::vector<float>(x.size(), -1.0f), std::vector<float>(indices.size(), -1.0f)};
+    kernels::sparse_residuals({}, rows_of(row_offsets), d, row_offsets.data(), indices.data(),
+                              values.data(), W_dec.data(), bias != nullptr ? bias->data() : nullptr,
+                              x.data(), out.residuals.data(), out.dots.data());
     return out;
   }
 
-  std::vector<float> latent_scalars(std::int64_t n_latents, std::span<const Lane> lanes) override {
+  Gradients gradients(std::int64_t n_latents, std::int64_t d,
+                      std::span<const Lane> lanes) override {
     const LaneViews views(lanes, n_latents);
-    std::vector<float> out(static_cast<std::size_t>(n_latents), -1.0f);
-    accumulate_latent_scalars({}, n_latents, static_cast<std::int64_t>(lanes.size()),
-                              views.rows.data(), out.data());
+    Gradients out{std::vector<float>(static_cast<std::size_t>(n_latents * d), -1.0f), {}, {}};
+    out.W_enc = out.W_dec;
+    out.b_enc.assign(static_cast<std::size_t>(n_latents), -1.0f);
+    accumulate_gradients({}, n_latents, d, static_cast<std::int64_t>(lanes.size()),
+                         views.pairs.data(), out.W_dec.data(), out.W_enc.data(), out.b_enc.data());
     return out;
   }
 

@@ -82,23 +82,34 @@ class DeviceCodeBackend final : public Backend {
     return out;
   }
 
-  std::vector<float> latent_rows(std::int64_t n_latents, std::int64_t d,
-                                 std::span<const Lane> lanes) override {
-    const LaneViews views(lanes, n_latents);
-    std::vector<float> out;
-    for (std::int64_t i = 0; i < n_latents * d; ++i) {
-      out.push_back(detail::latent_element(i / d, d, i % d, static_cast<std::int64_t>(lanes.size()),
-                                           views.rows.data()));
+  Residuals residuals(std::int64_t d, const Offsets& row_offsets,
+                      const std::vector<std::int32_t>& indices, const std::vector<float>& values,
+                      const std::vector<float>& W_dec, const std::vector<float>* bias,
+                      const std::vector<float>& x) override {
+    constexpr std::uint32_t kThreads = 64;
+    Residuals out{std::vector<float>(x.size(), -1.0f), std::vector<float>(indices.size(), -1.0f)};
+    std::vector<float> sums(kThreads);
+    HostBlock block(kThreads);
+    for (std::int64_t row = 0; row < rows_of(row_offsets); ++row) {
+      detail::residual_block(block, row_offsets.data(), row, d, indices.data(), values.data(),
+                             W_dec.data(), bias != nullptr ? bias->data() : nullptr, x.data(),
+                             sums.data(), out.residuals.data(), out.dots.data());
     }
     return out;
   }
 
-  std::vector<float> latent_scalars(std::int64_t n_latents, std::span<const Lane> lanes) override {
+  Gradients gradients(std::int64_t n_latents, std::int64_t d,
+                      std::span<const Lane> lanes) override {
     const LaneViews views(lanes, n_latents);
-    std::vector<float> out;
+    const auto n_lanes = static_cast<std::int64_t>(lanes.size());
+    Gradients out;
+    for (std::int64_t i = 0; i < n_latents * d; ++i) {
+      const auto sum = detail::gradient_element(i / d, d, i % d, n_lanes, views.pairs.data());
+      out.W_dec.push_back(sum.W_dec);
+      out.W_enc.push_back(sum.W_enc);
+    }
     for (std::int64_t latent = 0; latent < n_latents; ++latent) {
-      out.push_back(detail::latent_scalar(latent, static_cast<std::int64_t>(lanes.size()),
-                                          views.rows.data()));
+      out.b_enc.push_back(detail::bias_gradient(latent, n_lanes, views.pairs.data()));
     }
     return out;
   }

@@ -16,11 +16,11 @@ struct LaneViews {
     sorted.reserve(lanes.size());
     for (const Lane& lane : lanes) {
       sorted.emplace_back(lane, n_latents);
-      rows.push_back(sorted.back().view(lane));
+      pairs.push_back(sorted.back().view(lane));
     }
   }
   std::vector<SortedLane> sorted;
-  std::vector<LatentRows> rows;
+  std::vector<LatentPairs> pairs;
 };
 
 }  // namespace thresher::kernels

@@ -50,14 +50,17 @@ class DeviceLanes {
       offsets_.emplace_back(sorted.offsets);
       integers_.emplace_back(sorted.pair_rows);
       integers_.emplace_back(sorted.pair_slots);
-      floats_.emplace_back(lane.coefficients);
+      floats_.emplace_back(lane.values);
+      floats_.emplace_back(lane.grad_values);
+      floats_.emplace_back(lane.residuals);
       floats_.emplace_back(lane.inputs);
-      const std::size_t n = integers_.size();
-      rows.push_back({offsets_.back().data(), integers_[n - 2].data(), integers_[n - 1].data(),
-                      floats_[n - 2].data(), floats_[n - 1].data()});
+      const std::size_t n = integers_.size(), f = floats_.size();
+      pairs.push_back({offsets_.back().data(), integers_[n - 2].data(), integers_[n - 1].data(),
+                       floats_[f - 4].data(), floats_[f - 3].data(), floats_[f - 2].data(),
+                       floats_[f - 1].data(), lane.n_inputs});
     }
   }
-  std::vector<LatentRows> rows;
+  std::vector<LatentPairs> pairs;
 
  private:
   std::vector<OnDevice<std::int64_t>> offsets_;
@@ -120,21 +123,29 @@ class CudaBackend final : public Backend {
     return out.to_host();
   }
 
-  std::vector<float> latent_rows(std::int64_t n_latents, std::int64_t d,
-                                 std::span<const Lane> lanes) override {
-    const DeviceLanes device_lanes(lanes, n_latents);
-    OnDevice<float> out(n_latents * d);
-    accumulate_latent_rows(kOnGpu, n_latents, d, static_cast<std::int64_t>(lanes.size()),
-                           device_lanes.rows.data(), out.data());
-    return out.to_host();
+  Residuals residuals(std::int64_t d, const Offsets& row_offsets,
+                      const std::vector<std::int32_t>& indices, const std::vector<float>& values,
+                      const std::vector<float>& W_dec, const std::vector<float>* bias,
+                      const std::vector<float>& x) override {
+    OnDevice<std::int64_t> offsets(row_offsets);
+    OnDevice<std::int32_t> device_indices(indices);
+    OnDevice<float> device_values(values), weights(W_dec), device_x(x);
+    OnDevice<float> device_bias(bias != nullptr ? *bias : std::vector<float>());
+    OnDevice<float> out(static_cast<std::int64_t>(x.size()));
+    OnDevice<float> dots(static_cast<std::int64_t>(indices.size()));
+    kernels::sparse_residuals(kOnGpu, rows_of(row_offsets), d, offsets.data(),
+                              device_indices.data(), device_values.data(), weights.data(),
+                              device_bias.data(), device_x.data(), out.data(), dots.data());
+    return {out.to_host(), dots.to_host()};
   }
 
-  std::vector<float> latent_scalars(std::int64_t n_latents, std::span<const Lane> lanes) override {
+  Gradients gradients(std::int64_t n_latents, std::int64_t d,
+                      std::span<const Lane> lanes) override {
     const DeviceLanes device_lanes(lanes, n_latents);
-    OnDevice<float> out(n_latents);
-    accumulate_latent_scalars(kOnGpu, n_latents, static_cast<std::int64_t>(lanes.size()),
-                              device_lanes.rows.data(), out.data());
-    return out.to_host();
+    OnDevice<float> W_dec(n_latents * d), W_enc(n_latents * d), b_enc(n_latents);
+    accumulate_gradients(kOnGpu, n_latents, d, static_cast<std::int64_t>(lanes.size()),
+                         device_lanes.pairs.data(), W_dec.data(), W_enc.data(), b_enc.data());
+    return {W_dec.to_host(), W_enc.to_host(), b_enc.to_host()};
   }
 
   std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,

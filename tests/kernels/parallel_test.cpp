@@ -96,8 +96,10 @@ TEST_F(ParallelTest, NumberOfThreadsChangesNoBit) {
     const std::int64_t n_slots = lane.row_offsets.back();
     lane.indices = draws.latents(n_slots, n_latents);
     lane.values = draws.reals(n_slots);
-    lane.coefficients = draws.reals(n_slots);
+    lane.grad_values = draws.reals(n_slots);
+    lane.residuals = draws.reals(rows * d);
     lane.inputs = draws.reals(rows * d);
+    lane.n_inputs = rows;
   }
   const auto W = draws.reals(n_latents * d);
   const auto run_all = [&] {
@@ -107,15 +109,21 @@ TEST_F(ParallelTest, NumberOfThreadsChangesNoBit) {
         cpu.sparse_decode(d, lanes[0].row_offsets, lanes[0].indices, lanes[0].values, W, nullptr));
     results.push_back(
         cpu.grad_values(d, lanes[0].row_offsets, lanes[0].indices, lanes[0].inputs, W));
-    results.push_back(cpu.latent_rows(n_latents, d, lanes));
-    results.push_back(cpu.latent_scalars(n_latents, lanes));
+    const Residuals residuals = cpu.residuals(d, lanes[0].row_offsets, lanes[0].indices,
+                                              lanes[0].values, W, nullptr, lanes[0].inputs);
+    results.push_back(residuals.residuals);
+    results.push_back(residuals.dots);
+    const Gradients gradients = cpu.gradients(n_latents, d, lanes);
+    results.push_back(gradients.W_dec);
+    results.push_back(gradients.W_enc);
+    results.push_back(gradients.b_enc);
     results.push_back(cpu.row_norms(n_latents, d, W));
     results.push_back(cpu.normalise_rows(n_latents, d, W));
-    results.push_back(cpu.remove_parallel_component(n_latents, d, W, results[2]));
+    results.push_back(cpu.remove_parallel_component(n_latents, d, W, gradients.W_dec));
     results.push_back({static_cast<float>(cpu.sum_of_squares(n_latents, d, W))});
     auto weights = W, m = W;
     std::vector<float> v(W.size(), 0.5f);
-    cpu.adam({1e-3, 0.9, 0.999, 1e-8, 3, 1.0}, results[2], weights, m, v);
+    cpu.adam({1e-3, 0.9, 0.999, 1e-8, 3, 1.0}, gradients.W_dec, weights, m, v);
     results.push_back(weights);
     std::vector<std::vector<std::uint32_t>> patterns;
     for (const auto& result : results) patterns.push_back(bits(result));

@@ -9,7 +9,7 @@ namespace {
 using Indices = std::vector<std::int32_t>;
 
 TEST(SortPairsTest, OrdersByLatentAndThenByRow) {
-  const Lane lane{{0, 2, 4, 6}, {2, 0, 2, 1, 0, 2}, {1, 1, 1, 0, 1, 1}, {}, {}};
+  const Lane lane{{0, 2, 4, 6}, {2, 0, 2, 1, 0, 2}, {1, 1, 1, 0, 1, 1}, {}, {}, {}};
   const SortedLane sorted(lane, 4);
   EXPECT_EQ(sorted.offsets, (std::vector<std::int64_t>{0, 2, 2, 5, 5}));
   EXPECT_EQ((Indices{sorted.pair_rows.begin(), sorted.pair_rows.begin() + 5}),
@@ -22,7 +22,7 @@ TEST(SortPairsTest, TakesRowsOfAnyLengthAndAPartOfTheRows) {
   const Offsets row_offsets{0, 3, 3, 4, 6};  // the second row is empty
   const Indices indices{1, 0, 2, 0, 2, 0};
   const std::vector<float> values{1, 1, 1, 1, 1, 1};
-  const SortedLane all(Lane{row_offsets, indices, values, {}, {}}, 3);
+  const SortedLane all(Lane{row_offsets, indices, values, {}, {}, {}}, 3);
   EXPECT_EQ(all.offsets, (Offsets{0, 3, 4, 6}));
   EXPECT_EQ(all.pair_rows, (Indices{0, 2, 3, 0, 0, 3}));
   EXPECT_EQ(all.pair_slots, (Indices{1, 3, 5, 0, 2, 4}));
@@ -42,7 +42,7 @@ TEST(SortPairsTest, AcceptsNothing) {
 
 TEST(SortPairsTest, RefusesALatentOutOfRange) {
   try {
-    const SortedLane sorted(Lane{{0, 2, 4}, {0, 1, 2, 9}, {1, 1, 1, 1}, {}, {}}, 9);
+    const SortedLane sorted(Lane{{0, 2, 4}, {0, 1, 2, 9}, {1, 1, 1, 1}, {}, {}, {}}, 9);
     FAIL() << "expected InternalError";
   } catch (const InternalError& error) {
     EXPECT_STREQ(error.what(), "sort_pairs_by_latent: latent 9 of row 1, expected 0 <= latent < 9");
@@ -50,7 +50,7 @@ TEST(SortPairsTest, RefusesALatentOutOfRange) {
 }
 
 TEST(SortPairsTest, IgnoresTheIndexOfASilentPair) {
-  EXPECT_EQ(SortedLane(Lane{{0, 1}, {-1}, {0}, {}, {}}, 2).offsets,
+  EXPECT_EQ(SortedLane(Lane{{0, 1}, {-1}, {0}, {}, {}, {}}, 2).offsets,
             (std::vector<std::int64_t>{0, 0, 0}));
 }
 

@@ -11,9 +11,9 @@ SortedLane::SortedLane(const Lane& lane, std::int64_t n_latents)
                        pair_slots.data());
 }
 
-LatentRows SortedLane::view(const Lane& lane) const {
-  return {offsets.data(), pair_rows.data(), pair_slots.data(), lane.coefficients.data(),
-          lane.inputs.data()};
+LatentPairs SortedLane::view(const Lane& lane) const {
+  return {offsets.data(),          pair_rows.data(),      pair_slots.data(),  lane.values.data(),
+          lane.grad_values.data(), lane.residuals.data(), lane.inputs.data(), lane.n_inputs};
 }
 
 }  // namespace thresher::kernels

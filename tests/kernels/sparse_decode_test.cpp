@@ -29,6 +29,15 @@ TEST_P(SparseDecodeTest, TakesRowsOfAnyLength) {
             (std::vector<float>{1, 10, 75, 31}));
 }
 
+TEST_P(SparseDecodeTest, SubtractsAndMultipliesInOneWalk) {
+  const std::vector<float> W_dec{1, 0, 0, 1, 5, 7};
+  const std::vector<float> bias{10, 20};
+  const Residuals out = backend().residuals(2, {0, 3, 3, 4}, {0, 1, 2, 2}, {1, 2, 0, 4}, W_dec,
+                                            &bias, {20, 30, 1, 2, 3, 4});
+  EXPECT_EQ(out.residuals, (std::vector<float>{9, 8, -9, -18, -27, -44}));
+  EXPECT_EQ(out.dots, (std::vector<float>{9, 8, 0, -443})) << "0 where the value is 0";
+}
+
 TEST_P(SparseDecodeTest, SkipsZerosEvenBesideInfiniteWeights) {
   const std::vector<float> W_dec{INFINITY, 1};
   EXPECT_EQ(backend().sparse_decode(1, {0, 2}, {0, 1}, {0, 4}, W_dec, nullptr),
@@ -55,6 +64,13 @@ TEST_P(SparseDecodeTest, EqualsTheReferenceBitForBitOnIntegers) {
                                          grad_recon.data(), W_dec.data(), grads.data());
     ASSERT_EQ(backend().sparse_decode(d, row_offsets, indices, values, W_dec, some_bias), recon);
     ASSERT_EQ(backend().grad_values(d, row_offsets, indices, grad_recon, W_dec), grads);
+    reference::sparse_residuals(rows, d, row_offsets.data(), indices.data(), values.data(),
+                                W_dec.data(), some_bias != nullptr ? bias.data() : nullptr,
+                                grad_recon.data(), recon.data(), grads.data());
+    const Residuals out =
+        backend().residuals(d, row_offsets, indices, values, W_dec, some_bias, grad_recon);
+    ASSERT_EQ(out.residuals, recon);
+    ASSERT_EQ(out.dots, grads);
   }
 }
 
@@ -70,6 +86,12 @@ TEST_P(SparseDecodeTest, GivesTheBitsOfTheCpuOnRealNumbers) {
     Backend& cpu = *cpu_backend();
     EXPECT_EQ(bits(backend().sparse_decode(d, row_offsets, indices, values, W_dec, &bias)),
               bits(cpu.sparse_decode(d, row_offsets, indices, values, W_dec, &bias)));
+    const Residuals out =
+        backend().residuals(d, row_offsets, indices, values, W_dec, &bias, grad_recon);
+    const Residuals cpu_out =
+        cpu.residuals(d, row_offsets, indices, values, W_dec, &bias, grad_recon);
+    EXPECT_EQ(bits(out.residuals), bits(cpu_out.residuals));
+    EXPECT_EQ(bits(out.dots), bits(cpu_out.dots));
     const auto grads = backend().grad_values(d, row_offsets, indices, grad_recon, W_dec);
     EXPECT_EQ(bits(grads), bits(cpu.grad_values(d, row_offsets, indices, grad_recon, W_dec)));
     std::vector<float> expected(grads.size());
@@ -79,92 +101,128 @@ TEST_P(SparseDecodeTest, GivesTheBitsOfTheCpuOnRealNumbers) {
   }
 }
 
-/// Lanes with at most `k` pairs a row; about one pair in four is silent.
+/// Lanes with at most `k` pairs a row; about one pair in four is silent. In every other lane the
+/// second half of the rows has the inputs of the first once more.
 std::vector<Lane> random_lanes(Draws& draws, std::int64_t n_lanes, std::int64_t max_rows,
                                std::int64_t k, std::int64_t n_latents, std::int64_t d,
                                bool is_integer) {
+  const auto numbers = [&](std::int64_t count) {
+    return is_integer ? draws.integers(count) : draws.reals(count);
+  };
   std::vector<Lane> lanes(static_cast<std::size_t>(n_lanes));
   for (Lane& lane : lanes) {
-    const std::int64_t rows = draws.integer(0, max_rows);
+    lane.n_inputs = draws.integer(0, max_rows);
+    const std::int64_t rows = lane.n_inputs * draws.integer(1, 2);
     lane.row_offsets = draws.row_offsets(rows, k);
     const std::int64_t n_slots = lane.row_offsets.back();
     lane.indices = draws.latents(n_slots, n_latents);
-    lane.values = draws.reals(n_slots);
+    lane.values = numbers(n_slots);
     for (float& value : lane.values) value = draws.integer(0, 3) == 0 ? 0.0f : value;
-    lane.coefficients = is_integer ? draws.integers(n_slots) : draws.reals(n_slots);
-    lane.inputs = is_integer ? draws.integers(rows * d) : draws.reals(rows * d);
+    lane.grad_values = numbers(n_slots);
+    lane.residuals = numbers(rows * d);
+    lane.inputs = numbers(lane.n_inputs * d);
   }
   return lanes;
 }
 
-class AccumulateTest : public KernelTest {};
-
-TEST_P(AccumulateTest, SumsTheRowsOfEachLatent) {
-  const Lane lane{{0, 2, 4}, {1, 0, 1, 1}, {1, 1, 1, 0}, {2, 3, 4, 100}, {1, 10, 5, 50}};
-  const std::vector<Lane> lanes{lane};
-  EXPECT_EQ(backend().latent_rows(3, 2, lanes), (std::vector<float>{3, 30, 22, 220, 0, 0}));
-  EXPECT_EQ(backend().latent_scalars(3, lanes), (std::vector<float>{3, 6, 0}));
+/// What the lanes add up to, by the plain formula; exact for integers.
+Gradients expected_gradients(std::int64_t n_latents, std::int64_t d, std::span<const Lane> lanes) {
+  Gradients out{std::vector<float>(static_cast<std::size_t>(n_latents * d)), {}, {}};
+  out.W_enc = out.W_dec;
+  out.b_enc.resize(static_cast<std::size_t>(n_latents));
+  const auto add = [&](const Lane& lane, const std::vector<float>& coefficients,
+                       const std::vector<float>& rows, std::int64_t cols, std::vector<float>& to) {
+    std::vector<float> part(static_cast<std::size_t>(n_latents * cols));
+    reference::accumulate_latent_rows(
+        rows_of(lane.row_offsets), n_latents, cols, lane.row_offsets.data(), lane.indices.data(),
+        lane.values.data(), coefficients.data(), rows.data(), part.data());
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] += part[i];
+  };
+  for (const Lane& lane : lanes) {
+    std::vector<float> inputs = lane.inputs;
+    inputs.insert(inputs.end(), lane.inputs.begin(), lane.inputs.end());
+    add(lane, lane.values, lane.residuals, d, out.W_dec);
+    add(lane, lane.grad_values, inputs, d, out.W_enc);
+    add(lane, lane.grad_values, std::vector<float>(lane.row_offsets.size(), 1.0f), 1, out.b_enc);
+  }
+  return out;
 }
 
-TEST_P(AccumulateTest, EqualsTheReferenceBitForBitOnIntegers) {
+class GradientsTest : public KernelTest {};
+
+TEST_P(GradientsTest, SumsTheRowsOfEachLatent) {
+  Lane lane{{0, 2, 4}, {1, 0, 1, 1}, {2, 3, 4, 0}, {5, 6, 7, 100}, {1, 10, 5, 50}, {1, 2, 3, 4}, 2};
+  const std::vector<Lane> lanes{lane};
+  const Gradients out = backend().gradients(3, 2, lanes);
+  EXPECT_EQ(out.W_dec, (std::vector<float>{3, 30, 22, 220, 0, 0}));
+  EXPECT_EQ(out.W_enc, (std::vector<float>{6, 12, 26, 38, 0, 0}));
+  EXPECT_EQ(out.b_enc, (std::vector<float>{6, 12, 0}));
+}
+
+TEST_P(GradientsTest, TakesTheInputsAgainForMoreRows) {
+  const Lane lane{{0, 1, 2}, {0, 0}, {1, 1}, {3, 4}, {1, 10, 5, 50}, {1, 2}, 1};
+  const Gradients out = backend().gradients(1, 2, std::vector<Lane>{lane});
+  EXPECT_EQ(out.W_dec, (std::vector<float>{6, 60}));
+  EXPECT_EQ(out.W_enc, (std::vector<float>{7, 14}));
+}
+
+TEST_P(GradientsTest, EqualsTheReferenceBitForBitOnIntegers) {
   Draws draws(23);
   for (int round = 0; round < 250; ++round) {
     const std::int64_t n_lanes = std::int64_t{1} << draws.integer(0, 4);
     const std::int64_t k = draws.integer(1, 6), n_latents = draws.size(1, 65),
-                       d = draws.size(1, 70);
+                       d = draws.size(1, 130);
     const auto lanes = random_lanes(draws, n_lanes, 12, k, n_latents, d, true);
-    std::vector<float> rows(static_cast<std::size_t>(n_latents * d)), part(rows.size());
-    for (const Lane& lane : lanes) {
-      reference::accumulate_latent_rows(
-          rows_of(lane.row_offsets), n_latents, d, lane.row_offsets.data(), lane.indices.data(),
-          lane.values.data(), lane.coefficients.data(), lane.inputs.data(), part.data());
-      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] += part[i];
-    }
-    ASSERT_EQ(backend().latent_rows(n_latents, d, lanes), rows);
-    std::vector<float> scalars(static_cast<std::size_t>(n_latents));
-    for (const Lane& lane : lanes) {
-      for (std::size_t slot = 0; slot < lane.indices.size(); ++slot) {
-        if (lane.values[slot] != 0.0f) {
-          scalars[static_cast<std::size_t>(lane.indices[slot])] += lane.coefficients[slot];
-        }
-      }
-    }
-    ASSERT_EQ(backend().latent_scalars(n_latents, lanes), scalars);
+    const Gradients expected = expected_gradients(n_latents, d, lanes);
+    const Gradients out = backend().gradients(n_latents, d, lanes);
+    ASSERT_EQ(out.W_dec, expected.W_dec);
+    ASSERT_EQ(out.W_enc, expected.W_enc);
+    ASSERT_EQ(out.b_enc, expected.b_enc);
   }
 }
 
-TEST_P(AccumulateTest, HalvesOfTheLanesAddUpToTheSameBits) {
+TEST_P(GradientsTest, OneLatentMayBeInEveryRow) {
+  Draws draws(26);
+  auto lanes = random_lanes(draws, 2, 300, 3, 1, 33, true);
+  const Gradients expected = expected_gradients(4, 33, lanes);
+  EXPECT_EQ(backend().gradients(4, 33, lanes).W_dec, expected.W_dec);
+  EXPECT_EQ(backend().gradients(4, 33, lanes).W_enc, expected.W_enc);
+}
+
+TEST_P(GradientsTest, HalvesOfTheLanesAddUpToTheSameBits) {
   Draws draws(24);
   for (int round = 0; round < 50; ++round) {
     const std::int64_t k = 4, n_latents = draws.size(1, 40), d = draws.size(1, 40);
     const auto lanes = random_lanes(draws, 8, 9, k, n_latents, d, false);
     const std::span<const Lane> all(lanes);
-    const auto add = [](std::vector<float> left, const std::vector<float>& right) {
-      for (std::size_t i = 0; i < left.size(); ++i) left[i] += right[i];
-      return bits(left);
+    const Gradients whole = backend().gradients(n_latents, d, all);
+    const Gradients left = backend().gradients(n_latents, d, all.first(4));
+    const Gradients right = backend().gradients(n_latents, d, all.last(4));
+    const auto add = [](std::vector<float> to, const std::vector<float>& from) {
+      for (std::size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+      return bits(to);
     };
-    ASSERT_EQ(bits(backend().latent_rows(n_latents, d, all)),
-              add(backend().latent_rows(n_latents, d, all.first(4)),
-                  backend().latent_rows(n_latents, d, all.last(4))));
-    ASSERT_EQ(bits(backend().latent_scalars(n_latents, all)),
-              add(backend().latent_scalars(n_latents, all.first(4)),
-                  backend().latent_scalars(n_latents, all.last(4))));
+    ASSERT_EQ(bits(whole.W_dec), add(left.W_dec, right.W_dec));
+    ASSERT_EQ(bits(whole.W_enc), add(left.W_enc, right.W_enc));
+    ASSERT_EQ(bits(whole.b_enc), add(left.b_enc, right.b_enc));
   }
 }
 
-TEST_P(AccumulateTest, GivesTheBitsOfTheCpuOnRealNumbers) {
+TEST_P(GradientsTest, GivesTheBitsOfTheCpuOnRealNumbers) {
   Draws draws(25);
-  const auto lanes = random_lanes(draws, 8, 40, 8, 60, 97, false);
-  EXPECT_EQ(bits(backend().latent_rows(60, 97, lanes)),
-            bits(cpu_backend()->latent_rows(60, 97, lanes)));
-  EXPECT_EQ(bits(backend().latent_scalars(60, lanes)),
-            bits(cpu_backend()->latent_scalars(60, lanes)));
+  for (const std::int64_t d : {1, 97, 576}) {
+    const auto lanes = random_lanes(draws, 8, 40, 8, 60, d, false);
+    const Gradients out = backend().gradients(60, d, lanes);
+    const Gradients expected = cpu_backend()->gradients(60, d, lanes);
+    EXPECT_EQ(bits(out.W_dec), bits(expected.W_dec));
+    EXPECT_EQ(bits(out.W_enc), bits(expected.W_enc));
+    EXPECT_EQ(bits(out.b_enc), bits(expected.b_enc));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(On, SparseDecodeTest, testing::ValuesIn(backends_under_test()),
                          backend_name);
-INSTANTIATE_TEST_SUITE_P(On, AccumulateTest, testing::ValuesIn(backends_under_test()),
-                         backend_name);
+INSTANTIATE_TEST_SUITE_P(On, GradientsTest, testing::ValuesIn(backends_under_test()), backend_name);
 
 }  // namespace
 }  // namespace thresher::kernels
