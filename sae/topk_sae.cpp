@@ -35,6 +35,10 @@ void relu(std::span<float> values) {
   for (float& value : values) value = std::max(value, 0.0f);
 }
 
+void scale(std::span<float> values, double factor) {
+  for (float& value : values) value = static_cast<float>(factor * static_cast<double>(value));
+}
+
 }  // namespace
 
 TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
@@ -67,7 +71,6 @@ TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
   };
   mean_squared_input_ = at::full({1}, static_cast<double>(d_in), at::kDouble);
   centred_ = at::empty({0}, options);
-  recon_ = at::empty({0}, options);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> TopKSae::buffers() {
@@ -175,19 +178,17 @@ void TopKSae::take_pairs(Lane& lane, std::int64_t first_row) {
 void TopKSae::reconstruct(Lane& lane, const at::Tensor& x) {
   const std::int64_t rows = lane.rows;
   const float* W_dec = weight(kWDec).const_data_ptr<float>();
-  recon_.resize_({rows, d_in_});
-  float* recon = recon_.mutable_data_ptr<float>();
-  kernels::sparse_decode(kExec, rows, d_in_, lane.row_offsets.data(), lane.indices.data(),
-                         lane.values.data(), W_dec, weight(kBDec).const_data_ptr<float>(), recon);
   if (!lane.residuals.defined()) lane.residuals = at::empty({0}, x.options());
   lane.residuals.resize_({has_aux() ? 2 * rows : rows, d_in_});
-  at::Tensor error = lane.residuals.narrow(0, 0, rows);
-  at::sub_out(error, x, recon_);
+  lane.value_gradients.resize(lane.values.size());
+  float* error = lane.residuals.mutable_data_ptr<float>();
+  kernels::sparse_residuals(kExec, rows, d_in_, lane.row_offsets.data(), lane.indices.data(),
+                            lane.values.data(), W_dec, weight(kBDec).const_data_ptr<float>(),
+                            x.const_data_ptr<float>(), error, lane.value_gradients.data());
   if (!has_aux()) return;
-  kernels::sparse_decode(kExec, rows, d_in_, lane.row_offsets.data() + rows, lane.indices.data(),
-                         lane.values.data(), W_dec, nullptr, recon);
-  at::Tensor aux_error = lane.residuals.narrow(0, rows, rows);
-  at::sub_out(aux_error, error, recon_);
+  kernels::sparse_residuals(kExec, rows, d_in_, lane.row_offsets.data() + rows, lane.indices.data(),
+                            lane.values.data(), W_dec, nullptr, error, error + rows * d_in_,
+                            lane.value_gradients.data());
 }
 
 void TopKSae::sum_lane(Lane& lane, const at::Tensor& x) {
@@ -206,9 +207,9 @@ void TopKSae::sum_lane(Lane& lane, const at::Tensor& x) {
     firing_.fire(lane.indices[i]);
   }
   const std::vector<double> x_sums = column_sums(x);
-  const std::vector<double> error_sums = column_sums(error);
+  lane.error_sums = column_sums(error);
   sums.insert(sums.end(), x_sums.begin(), x_sums.end());
-  sums.insert(sums.end(), error_sums.begin(), error_sums.end());
+  sums.insert(sums.end(), lane.error_sums.begin(), lane.error_sums.end());
 }
 
 void TopKSae::reduce_sums(comm::Communicator& comm) {
@@ -235,57 +236,47 @@ void TopKSae::sort_pairs(Lane& lane) {
   // lanes.
   const auto sparse_rows = static_cast<std::int64_t>(lane.row_offsets.size()) - 1;
   lane.offsets.resize(static_cast<std::size_t>(n_latents_ + 1));
-  lane.residual_rows.resize(lane.values.size());
+  lane.pair_rows.resize(lane.values.size());
   lane.pair_slots.resize(lane.values.size());
   kernels::sort_pairs_by_latent(sparse_rows, n_latents_, lane.row_offsets.data(),
                                 lane.indices.data(), lane.values.data(), lane.offsets.data(),
-                                lane.residual_rows.data(), lane.pair_slots.data());
-  lane.input_rows = lane.residual_rows;
-  for (std::int32_t& row : lane.input_rows) {
-    if (row >= lane.rows) row -= static_cast<std::int32_t>(lane.rows);
-  }
+                                lane.pair_rows.data(), lane.pair_slots.data());
 }
 
 void TopKSae::backward_lane(Lane& lane) {
-  const std::int64_t rows = lane.rows;
-  const float* W_dec = weight(kWDec).const_data_ptr<float>();
+  sort_pairs(lane);
+  // The gradient of a reconstruction is its residual times a factor. The factor goes into the
+  // pairs, which are fewer.
   const double tokens = static_cast<double>(info_.batch_tokens);
   const double V = mean_squared_input_.const_data_ptr<double>()[0];
-
-  at::Tensor recon_gradient = lane.residuals.narrow(0, 0, rows);
-  recon_gradient.mul_(-2 / (tokens * V));
-  lane.value_gradients.resize(lane.values.size());
-  kernels::sparse_decode_grad_values(kExec, rows, d_in_, lane.row_offsets.data(),
-                                     lane.indices.data(), recon_gradient.const_data_ptr<float>(),
-                                     W_dec, lane.value_gradients.data());
+  const double main_factor = -2 / (tokens * V);
+  const auto n_main = static_cast<std::size_t>(lane.row_offsets[lane.rows]);
+  const std::span<float> values(lane.values), gradients(lane.value_gradients);
+  scale(values.first(n_main), main_factor);
+  scale(gradients.first(n_main), main_factor);
   if (has_aux()) {
-    at::Tensor aux_gradient = lane.residuals.narrow(0, rows, rows);
-    aux_gradient.mul_(aux_denominator_ > 0 ? -2 * aux_weight() / aux_denominator_ : 0);
-    kernels::sparse_decode_grad_values(kExec, rows, d_in_, lane.row_offsets.data() + rows,
-                                       lane.indices.data(), aux_gradient.const_data_ptr<float>(),
-                                       W_dec, lane.value_gradients.data());
+    const double aux_factor = aux_denominator_ > 0 ? -2 * aux_weight() / aux_denominator_ : 0;
+    scale(values.subspan(n_main), aux_factor);
+    scale(gradients.subspan(n_main), aux_factor);
   }
-  const std::vector<double> b_dec_sums = column_sums(recon_gradient);
-  b_dec_tree_.add(std::vector<float>(b_dec_sums.begin(), b_dec_sums.end()));
-  sort_pairs(lane);
+  std::vector<float> b_dec;
+  for (const double sum : lane.error_sums) b_dec.push_back(static_cast<float>(main_factor * sum));
+  b_dec_tree_.add(b_dec);
 }
 
 void TopKSae::backward() {
-  for (Lane& lane : lanes_) backward_lane(lane);
-  std::vector<kernels::LatentRows> decoder, encoder;
-  for (const Lane& lane : lanes_) {
-    decoder.push_back({lane.offsets.data(), lane.residual_rows.data(), lane.pair_slots.data(),
-                       lane.values.data(), lane.residuals.const_data_ptr<float>()});
-    encoder.push_back({lane.offsets.data(), lane.input_rows.data(), lane.pair_slots.data(),
-                       lane.value_gradients.data(), lane.centred.const_data_ptr<float>()});
+  std::vector<kernels::LatentPairs> lanes;
+  for (Lane& lane : lanes_) {
+    backward_lane(lane);
+    lanes.push_back({lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data(),
+                     lane.values.data(), lane.value_gradients.data(),
+                     lane.residuals.const_data_ptr<float>(), lane.centred.const_data_ptr<float>(),
+                     lane.rows});
   }
-  const auto n_lanes = static_cast<std::int64_t>(lanes_.size());
-  kernels::accumulate_latent_rows(kExec, n_latents_, d_in_, n_lanes, decoder.data(),
-                                  gradient(kWDec).mutable_data_ptr<float>());
-  kernels::accumulate_latent_rows(kExec, n_latents_, d_in_, n_lanes, encoder.data(),
-                                  gradient(kWEnc).mutable_data_ptr<float>());
-  kernels::accumulate_latent_scalars(kExec, n_latents_, n_lanes, encoder.data(),
-                                     gradient(kBEnc).mutable_data_ptr<float>());
+  kernels::accumulate_gradients(kExec, n_latents_, d_in_, static_cast<std::int64_t>(lanes.size()),
+                                lanes.data(), gradient(kWDec).mutable_data_ptr<float>(),
+                                gradient(kWEnc).mutable_data_ptr<float>(),
+                                gradient(kBEnc).mutable_data_ptr<float>());
   const std::span<const float> b_dec = b_dec_tree_.result();
   std::copy(b_dec.begin(), b_dec.end(), gradient(kBDec).mutable_data_ptr<float>());
 }

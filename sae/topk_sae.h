@@ -43,15 +43,16 @@ class TopKSae final : public TrainingSae {
   /// of `residuals` are their errors: the main one's, and below it AuxK's.
   struct Lane {
     std::int64_t rows = 0;
-    at::Tensor centred;    // [rows, d_in]  x - b_dec, a part of centred_
-    at::Tensor residuals;  // [rows, d_in] or [2 rows, d_in]; backward turns them into gradients
+    at::Tensor centred;                     // [rows, d_in]  x - b_dec, a part of centred_
+    at::Tensor residuals;                   // [rows, d_in] or [2 rows, d_in]
     std::vector<std::int64_t> row_offsets;  // see kernels/sparse_decode.h
-    std::vector<float> values;              // after ReLU
+    std::vector<float> values;  // after ReLU; backward multiplies them by their loss's factor
     std::vector<std::int32_t> indices;
-    std::vector<float> value_gradients;
-    std::vector<std::int64_t> offsets;  // pairs by latent, main before AuxK: [n_latents + 1]
-    std::vector<std::int32_t> pair_slots, residual_rows, input_rows;
-    std::vector<double> sums;  // see kSums in topk_sae.cpp
+    std::vector<float> value_gradients;  // backward multiplies them likewise
+    std::vector<std::int64_t> offsets;   // pairs by latent, main before AuxK: [n_latents + 1]
+    std::vector<std::int32_t> pair_rows, pair_slots;
+    std::vector<double> sums;        // see kSums in topk_sae.cpp
+    std::vector<double> error_sums;  // columns of the main error
   };
 
   at::Tensor& weight(int parameter) {
@@ -96,7 +97,6 @@ class TopKSae final : public TrainingSae {
   } selected_, aux_selected_;
   std::int64_t not_numbers_ = 0;  // NaN among the pre-activations of local rows
   at::Tensor centred_;            // [rows, d_in], all local lanes
-  at::Tensor recon_;              // scratch of one lane
   std::vector<Lane> lanes_;
   std::vector<double> sums_;  // over the global batch
   double aux_denominator_ = 0;
