@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/visible_text.h"
 
 namespace thresher::host_model {
 namespace {
@@ -33,15 +34,24 @@ double number_of(const HfConfig& config, const Json& object, std::string_view pa
 }
 
 /// Under which key rotary positions are described, if they are; transformers 5 writes
-/// rope_parameters.
+/// rope_parameters. Which of two keys counts has changed between its versions.
 const char* rope_key(const HfConfig& config) {
+  const char* found = nullptr;
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     const Json* value = config.find(key);
     if (value == nullptr) continue;
     if (!value->is_object()) refuse(config, fmt::format("{} is not an object", key), "an object");
-    return key;
+    if (found == nullptr) {
+      found = key;
+    } else if (const std::string difference = first_difference(*config.find(found), *value);
+               !difference.empty()) {
+      throw DataError(fmt::format("{}: {} and {} differ: {}", config.where(), found, key,
+                                  escape_control(difference.substr(0, 200))),
+                      "one of them, or the same twice",
+                      "keep the one that the model was trained with");
+    }
   }
-  return nullptr;
+  return found;
 }
 
 std::string rope_type(const HfConfig& config, const Json& rope, std::string_view path) {

@@ -1,7 +1,6 @@
 """The forward pass in bfloat16 beside `transformers` in bfloat16, with the weights of SmolLM2-135M: the direction of every
 position's activations agrees, and both are equally far from float32. Both round at the same places; the rest is the order of
-additions inside a product, which small shapes share and which grows block by block where it differs. Where rounding alone has
-turned transformers further from float32 than the limit, the limit is what it kept."""
+additions inside a product, which small shapes share and which grows block by block where it differs."""
 
 import sys
 import tempfile
@@ -36,9 +35,8 @@ def main():
             a, b, c = (run[name].float().reshape(-1, width) for run in (ours, theirs, exact))
             assert torch.equal(a, a.bfloat16().float()), f"{name} is not of bfloat16 precision"
             worst, our_loss, their_loss = cosines(a, b).min(), 1 - cosines(a, c).mean(), 1 - cosines(b, c).mean()
-            limit = min(MIN_COSINE, cosines(b, c).min().item())
-            is_ok = worst >= limit and our_loss <= 1.5 * their_loss + 1e-6
-            print(f"{name}: worst position's cosine {worst:.6f} (at least {limit:.6f}); mean distance from float32 "
+            is_ok = worst >= MIN_COSINE and our_loss <= 1.5 * their_loss + 1e-6
+            print(f"{name}: worst position's cosine {worst:.6f} (at least {MIN_COSINE}); mean distance from float32 "
                   f"{our_loss:.2e}, theirs {their_loss:.2e}: {'ok' if is_ok else 'FAILED'}")
             if not is_ok:
                 failures.append(name)

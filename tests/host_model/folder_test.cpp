@@ -172,6 +172,24 @@ TEST(Folder, RefusesWhatItWouldComputeWrongly) {
   EXPECT_EQ(with("partial_rotary_factor", 0.5), "/config.json: partial_rotary_factor = 0.5");
 }
 
+TEST(Folder, RefusesTwoDescriptionsOfRotaryPositionsThatDiffer) {
+  const Json linear = Json::object({{"rope_type", "linear"}, {"factor", 4.0}});
+  const auto with_both = [&](Json scaling) {
+    TinyFolder files;
+    files.config["rope_parameters"] = linear;
+    files.config["rope_scaling"] = std::move(scaling);
+    return verdict(files);
+  };
+  EXPECT_EQ(with_both(Json::object({{"rope_type", "linear"}, {"factor", 2.0}})),
+            "/config.json: rope_parameters and rope_scaling differ: factor: 4.0, 2.0");
+  EXPECT_EQ(with_both(Json::object({{"rope_type", "dynamic"}, {"factor", 4.0}})),
+            "/config.json: rope_parameters and rope_scaling differ: rope_type: \"linear\", "
+            "\"dynamic\"");
+  EXPECT_EQ(with_both(Json::array()), "/config.json: rope_scaling is not an object");
+  EXPECT_EQ(with_both(Json::object({{"factor", 4.0}, {"rope_type", "linear"}})), "accepted");
+  EXPECT_EQ(with_both(nullptr), "accepted");
+}
+
 TEST(Folder, NamesTensorsThatAreMissingOfAnotherShapeOrLeftOver) {
   TinyFolder files;
   files.values.erase("model.layers.1.mlp.up_proj.weight");
