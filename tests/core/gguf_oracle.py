@@ -1,5 +1,11 @@
-"""Dequantisation, bit for bit against the `gguf` package: made-up blocks of every type, the real model, and any files given
-as arguments."""
+"""Dequantisation, bit for bit against the `gguf` package:
+
+- numbers of all sizes as the package's own quantiser packs them, for the types that it quantises: F16, BF16, Q4_0, Q4_1,
+  Q5_0, Q5_1, Q8_0 (tensors named after their type);
+- random bytes with finite scales, which are valid blocks with every bit pattern of every field, for these and for the
+  K-quants Q2_K to Q6_K, which the package reads and does not quantise (tensors named raw_...);
+- every float16 and every bfloat16;
+- the real model, and any files given as arguments."""
 
 import hashlib
 import os
@@ -43,8 +49,8 @@ def finite_halves(random, count):
     return np.where((bits & 0x7C00) == 0x7C00, bits & 0x83FF, bits).astype(np.uint16)
 
 
-# Bytes of a block, and where its float16 numbers stand. The package quantises no K-quant, so those blocks are
-# random bytes with finite scales: every bit pattern of every field.
+QUANTISED = (Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0)
+# Bytes of a block, and where its float16 numbers stand.
 RAW_BLOCKS = {
     Type.Q4_0: (18, [0]), Type.Q4_1: (20, [0, 2]), Type.Q5_0: (22, [0]), Type.Q5_1: (24, [0, 2]), Type.Q8_0: (34, [0]),
     Type.Q2_K: (84, [80, 82]), Type.Q3_K: (110, [108]), Type.Q4_K: (144, [0, 2]), Type.Q5_K: (176, [0, 2]),
@@ -61,12 +67,20 @@ def raw_blocks(random, kind, rows, blocks_per_row):
     return blocks.reshape(rows, -1)
 
 
+def is_quantised_by_the_package(kind):
+    try:
+        gguf.quants.quantize(np.ones((1, 256), np.float32), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def write_synthetic(path):
     random = np.random.default_rng(17)
     writer = gguf.GGUFWriter(path, "llama")
     normal = (random.standard_normal((48, 96)) * np.exp(random.uniform(-12, 6, (48, 1)))).astype(np.float32)
     writer.add_tensor("f32", normal)
-    for kind in (Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0):
+    for kind in QUANTISED:
         packed = gguf.quants.quantize(normal, kind)
         if kind == Type.F16:
             writer.add_tensor("f16", packed)
@@ -86,6 +100,8 @@ def write_synthetic(path):
 def main():
     if not MODEL.exists():
         sys.exit(f"{MODEL} is missing: run tools/setup.sh")
+    left_out = [kind.name for kind in RAW_BLOCKS if is_quantised_by_the_package(kind) != (kind in QUANTISED)]
+    assert not left_out, f"the package's quantiser is not used as it could be for {left_out}"
     with tempfile.TemporaryDirectory() as folder:
         synthetic = Path(folder) / "synthetic.gguf"
         write_synthetic(synthetic)
