@@ -119,6 +119,14 @@ void TopKConfig::check(const ConfigReader& place) const {
   }
 }
 
+void TopKConfig::check_lengths(std::int64_t total_tokens) const {
+  if (k_anneal_tokens <= total_tokens) return;
+  throw ConfigError(fmt::format("sae {}.k_anneal_tokens = {} does not fit into "
+                                "train.total_tokens = {}",
+                                name, k_anneal_tokens, total_tokens),
+                    "k reached inside the run, because the SAE is exported with k");
+}
+
 std::int64_t TopKConfig::k_at(std::int64_t tokens_before) const {
   if (!k_start || tokens_before >= k_anneal_tokens) return k;
   const double part = static_cast<double>(tokens_before) / static_cast<double>(k_anneal_tokens);
@@ -206,10 +214,29 @@ void ReluL1Config::check(const ConfigReader& place) const {
   }
 }
 
+double ReluL1Config::warmup_length(std::int64_t total_tokens) const {
+  return sparsity_warmup_tokens ? static_cast<double>(*sparsity_warmup_tokens)
+                                : sparsity_warmup_fraction * static_cast<double>(total_tokens);
+}
+
+void ReluL1Config::check_lengths(std::int64_t total_tokens) const {
+  const std::int64_t rise = sparsity_warmup_tokens
+                                ? *sparsity_warmup_tokens
+                                : static_cast<std::int64_t>(warmup_length(total_tokens));
+  // Written without a sum, which two large numbers could overflow.
+  if (rise <= total_tokens && sparsity_decay_tokens <= total_tokens - rise) return;
+  const std::string given =
+      sparsity_warmup_tokens ? fmt::format("sparsity_warmup_tokens = {}", *sparsity_warmup_tokens)
+                             : fmt::format("sparsity_warmup_fraction = {} ({} tokens)",
+                                           sparsity_warmup_fraction, rise);
+  throw ConfigError(fmt::format("sae {0}.{1} and sae {0}.sparsity_decay_tokens = {2} do not fit "
+                                "into train.total_tokens = {3}",
+                                name, given, sparsity_decay_tokens, total_tokens),
+                    "warm-up and decay one after the other inside the run");
+}
+
 double ReluL1Config::l1_at(std::int64_t tokens_before, std::int64_t total_tokens) const {
-  const double warmup_tokens = sparsity_warmup_tokens
-                                   ? static_cast<double>(*sparsity_warmup_tokens)
-                                   : sparsity_warmup_fraction * static_cast<double>(total_tokens);
+  const double warmup_tokens = warmup_length(total_tokens);
   double l1 = l1_coefficient;
   if (static_cast<double>(tokens_before) < warmup_tokens) {
     l1 = l1_coefficient * static_cast<double>(tokens_before) / warmup_tokens;

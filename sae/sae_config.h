@@ -50,6 +50,8 @@ struct SaeConfig {
   virtual void use_form_defaults() {}
   /// What no single field can check. Throws through `place.fail`.
   virtual void check(const ConfigReader&) const {}
+  /// That the variant's own schedules fit a run of `total_tokens`. ConfigError naming the SAE.
+  virtual void check_lengths(std::int64_t /*total_tokens*/) const {}
   std::int64_t latents(std::int64_t d_in) const {
     return n_latents.value_or(expansion_factor * d_in);
   }
@@ -67,6 +69,7 @@ struct TopKConfig : SaeConfig {
   double aux_coefficient = 1.0 / 32;
 
   void check(const ConfigReader& place) const override;
+  void check_lengths(std::int64_t total_tokens) const override;
   /// Latents kept by a step that starts after `tokens_before` tokens: from k_start to k in equal
   /// steps of one over k_anneal_tokens.
   std::int64_t k_at(std::int64_t tokens_before) const;
@@ -97,6 +100,7 @@ struct ReluL1Config : SaeConfig {
   void declare_form(FieldVisitor& fields) override;
   void use_form_defaults() override;
   void check(const ConfigReader& place) const override;
+  void check_lengths(std::int64_t total_tokens) const override;
   /// The penalty's weight for a step that starts after `tokens_before` tokens.
   double l1_at(std::int64_t tokens_before, std::int64_t total_tokens) const;
   /// Whether dead latents are resampled at the end of a step over [tokens_before, tokens_after).
@@ -105,6 +109,10 @@ struct ReluL1Config : SaeConfig {
 
  protected:
   void declare_own(FieldVisitor& fields) override;
+
+ private:
+  /// Tokens over which the penalty rises.
+  double warmup_length(std::int64_t total_tokens) const;
 };
 
 /// Reads one entry: looks at `type`, makes that variant's config, fills it. ConfigError listing the

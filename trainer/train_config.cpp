@@ -208,6 +208,7 @@ TrainConfig config_of(const TrainConfig& train, const sae::SaeConfig& config) {
   out.clip_gradient_norm = own.clip_gradient_norm.value_or(train.clip_gradient_norm);
   out.ema_decay = own.ema_decay.value_or(train.ema_decay);
   check_ramps(out, "sae " + config.name);
+  config.check_lengths(train.total_tokens);
   return out;
 }
 

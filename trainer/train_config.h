@@ -48,8 +48,8 @@ struct TrainConfig {
 };
 
 /// The fields that hold for one SAE of the list: the section's, with the entry's own in their
-/// place. `index` is its place in the list. ConfigError naming the SAE when its ramps do not fit
-/// the run.
+/// place. `index` is its place in the list. ConfigError naming the SAE when its ramps or its
+/// variant's own schedules do not fit the run.
 TrainConfig config_of(const TrainConfig& train, const sae::SaeConfig& config);
 
 }  // namespace thresher::trainer

@@ -80,6 +80,37 @@ TEST(OverridesTest, AnSaesOwnFieldsComeBeforeTheSections) {
             "sae a.decay_floor = 0.1 has no use without decay_tokens");
 }
 
+TEST(OverridesTest, AnAnnealingOfKLongerThanTheRunIsRefused) {
+  const TrainConfig train = config_of_1000_tokens();
+  sae::TopKConfig config;
+  config.name = "a";
+  config.k_start = 64;
+  config.k_anneal_tokens = 1000;
+  EXPECT_EQ(first_line_of([&] { config_of(train, config); }), "no error");
+  config.k_anneal_tokens = 1001;
+  EXPECT_EQ(first_line_of([&] { config_of(train, config); }),
+            "sae a.k_anneal_tokens = 1001 does not fit into train.total_tokens = 1000");
+}
+
+TEST(OverridesTest, SparsityRampsLongerThanTheRunAreRefused) {
+  const TrainConfig train = config_of_1000_tokens();
+  sae::ReluL1Config config;
+  config.name = "a";
+  config.sparsity_decay_tokens = 950;  // after a warm-up of 5 %
+  EXPECT_EQ(first_line_of([&] { config_of(train, config); }), "no error");
+  config.sparsity_decay_tokens = 951;
+  EXPECT_EQ(first_line_of([&] { config_of(train, config); }),
+            "sae a.sparsity_warmup_fraction = 0.05 (50 tokens) and "
+            "sae a.sparsity_decay_tokens = 951 do not fit into train.total_tokens = 1000");
+  config.sparsity_decay_tokens = 80;
+  config.sparsity_warmup_tokens = 921;
+  EXPECT_EQ(first_line_of([&] { config_of(train, config); }),
+            "sae a.sparsity_warmup_tokens = 921 and sae a.sparsity_decay_tokens = 80 do not fit "
+            "into train.total_tokens = 1000");
+  config.sparsity_warmup_tokens = 920;
+  EXPECT_EQ(first_line_of([&] { config_of(train, config); }), "no error");
+}
+
 TEST(ScheduleTest, CountsTheDecayFromTheLastWholeBatch) {
   TrainConfig config = config_of_1000_tokens();
   config.total_tokens = 1007;  // 125 whole batches of 8
