@@ -52,12 +52,17 @@ at::Tensor InferenceSae::pre_acts(const at::Tensor& x) const {
 
 SparseLatents InferenceSae::encode_sparse(const at::Tensor& x) const {
   if (architecture == "topk") return select_top(pre_acts(x), k);
-  return keep_active(pre_acts(x).relu_());
+  return keep_active(encode_dense(x));
 }
 
 at::Tensor InferenceSae::encode_dense(const at::Tensor& x) const {
   at::Tensor acts = pre_acts(x);
-  if (architecture != "topk") return acts.relu_();
+  if (architecture == "standard") return acts.relu_();
+  if (architecture == "jumprelu") {
+    // A product, as in sae-lens: it keeps a NaN.
+    const at::Tensor is_above = acts.gt(threshold);
+    return acts.relu_().mul_(is_above);
+  }
   const SparseLatents chosen = select_top(acts, k);
   return acts.zero_().scatter_(1, chosen.indices.to(at::kLong), chosen.values);
 }

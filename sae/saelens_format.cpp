@@ -6,13 +6,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <span>
 #include <system_error>
+#include <vector>
 
 #include "core/checked.h"
 #include "core/error.h"
@@ -102,6 +102,9 @@ void fold_decoder_norms(InferenceSae& sae) {
   sae.W_dec = (sae.W_dec.to(at::kDouble) / norms.unsqueeze(1)).to(at::kFloat);
   sae.W_enc = (sae.W_enc.to(at::kDouble) * norms).to(at::kFloat);
   sae.b_enc = (sae.b_enc.to(at::kDouble) * norms).to(at::kFloat);
+  if (sae.threshold.defined()) {
+    sae.threshold = (sae.threshold.to(at::kDouble) * norms).to(at::kFloat);
+  }
 }
 
 SafetensorsTensor tensor_entry(const char* name, const at::Tensor& tensor) {
@@ -172,10 +175,11 @@ SaelensConfig parse_saelens_config(const Json& json, std::string_view where) {
   if (!json.is_object()) throw DataError(fmt::format("{}: is not a JSON object", where));
   SaelensConfig out;
   out.architecture = text_of(json, "architecture", where);
-  if (out.architecture != "topk" && out.architecture != "standard") {
+  if (out.architecture != "topk" && out.architecture != "standard" &&
+      out.architecture != "jumprelu") {
     throw ConfigError(
         fmt::format("{}: architecture {} is not known", where, Json(out.architecture).dump()),
-        "one of topk, standard");
+        "one of topk, standard, jumprelu");
   }
   const Json* metadata = json.find("metadata");
   if (metadata != nullptr && !metadata->is_null()) {
@@ -206,8 +210,11 @@ void save_saelens(const InferenceSae& sae, const fs::path& folder) {
   remove_folder(fresh);  // left by a save that was killed
   make_folders(fresh);
 
-  const std::array tensors = {tensor_entry("W_enc", sae.W_enc), tensor_entry("W_dec", sae.W_dec),
-                              tensor_entry("b_enc", sae.b_enc), tensor_entry("b_dec", sae.b_dec)};
+  std::vector tensors = {tensor_entry("W_enc", sae.W_enc), tensor_entry("W_dec", sae.W_dec),
+                         tensor_entry("b_enc", sae.b_enc), tensor_entry("b_dec", sae.b_dec)};
+  THRESHER_CHECK((sae.architecture == "jumprelu") == sae.threshold.defined(),
+                 "jumprelu, and nothing else, has thresholds");
+  if (sae.threshold.defined()) tensors.push_back(tensor_entry("threshold", sae.threshold));
   write_safetensors(fresh / kWeightsFile, tensors, {{"format", "pt"}});
   write_file_atomically(fresh / kConfigFile, saelens_config(sae).dump(2) + "\n");
   sync_folder(fresh);
@@ -232,9 +239,12 @@ InferenceSae load_saelens(const fs::path& folder) {
   sae.b_enc = read_tensor(weights, "b_enc", {config.d_sae}, weights_path);
   sae.W_dec = read_tensor(weights, "W_dec", {config.d_sae, config.d_in}, weights_path);
   sae.b_dec = read_tensor(weights, "b_dec", {config.d_in}, weights_path);
+  if (config.architecture == "jumprelu") {
+    sae.threshold = read_tensor(weights, "threshold", {config.d_sae}, weights_path);
+  }
   // topk without rescaling selects by the raw pre-activations: other norms would change the
   // selection.
-  if (config.architecture == "standard" || config.rescale_acts_by_decoder_norm) {
+  if (config.architecture != "topk" || config.rescale_acts_by_decoder_norm) {
     fold_decoder_norms(sae);
   }
   return sae;

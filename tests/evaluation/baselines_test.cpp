@@ -91,6 +91,9 @@ TEST(ComparableComponents, AreKOfATopKAndTheMeanCountOfActiveLatentsElse) {
   EXPECT_EQ(comparable_components(sae, source, 0, 1), 6);
   sae.architecture = "standard";
   EXPECT_EQ(comparable_components(sae, source, 0, 1), 3);  // half of six standard normals
+  sae.architecture = "jumprelu";
+  sae.threshold = at::full({6}, 0.6745);  // a quarter of a standard normal is above
+  EXPECT_EQ(comparable_components(sae, source, 0, 1), 2);  // 1.5
   sae.b_enc = at::full({6}, -100.0);
   EXPECT_EQ(comparable_components(sae, source, 0, 1), 1);
 }

@@ -63,6 +63,7 @@ evaluation::Candidate read_candidate(const path& folder, const Json& entry, std:
   sae.b_enc = read_tensor(file("b_enc"), {n});
   sae.W_dec = read_tensor(file("W_dec"), {n, d});
   sae.b_dec = read_tensor(file("b_dec"), {d});
+  if (architecture == "jumprelu") sae.threshold = read_tensor(file("threshold"), {n});
   return evaluation::sae_candidate(name, hook_point, sae);
 }
 

@@ -89,8 +89,10 @@ def make_candidate(draw, name, hook_point, architecture, activations):
         "W_dec": draw.normal(size=(n_latents, D)) / np.sqrt(D),
         "b_dec": activations.mean(0),
     }
-    if architecture == "standard":
+    if architecture != "topk":
         tensors["b_enc"] -= activations.mean(0) @ tensors["W_enc"] + 0.5 * scale
+    if architecture == "jumprelu":
+        tensors["threshold"] = np.abs(draw.normal(size=n_latents)) * scale
     return entry, tensors
 
 
@@ -100,6 +102,9 @@ def apply_candidate(entry, tensors, x):
         return (x - t["mean"]) @ t["directions"] @ t["directions"].T + t["mean"], None
     if entry["architecture"] == "standard":
         acts = np.maximum(x @ t["W_enc"] + t["b_enc"], 0)
+    elif entry["architecture"] == "jumprelu":
+        pre_acts = x @ t["W_enc"] + t["b_enc"]
+        acts = np.where(pre_acts > t["threshold"], pre_acts, 0)
     else:
         pre_acts = (x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]
         acts = np.zeros_like(pre_acts)
@@ -201,7 +206,7 @@ class BruteForce:
 
 def evaluate_both(world, folder):
     """Our figures and those expected, by candidate; PCA is a baseline of topk-4."""
-    labels = [(f"{kind}-{n}", n, kind) for kind in ("topk", "standard") for n in range(len(HOOK_POINTS))]
+    labels = [(f"{kind}-{n}", n, kind) for kind in ("topk", "standard", "jumprelu") for n in range(len(HOOK_POINTS))]
     candidates, expected = [], {}
     for label, number, architecture in [*labels, ("pca", 4, "pca")]:
         x = world.clean[HOOK_POINTS[number]][world.kept]

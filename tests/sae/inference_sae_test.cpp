@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <map>
 #include <memory>
 
 #include "tests/sae/sae_testing.h"
@@ -14,6 +16,10 @@ using testing::relative_difference;
 
 constexpr std::int64_t kDim = 24;
 
+at::Tensor row(std::vector<float> values) {
+  return at::tensor(values, at::kFloat).reshape({1, -1});
+}
+
 InferenceSae hand_made(const std::string& architecture) {
   InferenceSae sae;
   sae.architecture = architecture;
@@ -23,11 +29,8 @@ InferenceSae hand_made(const std::string& architecture) {
   sae.b_enc = at::zeros({3});
   sae.W_dec = at::eye(3);
   sae.b_dec = at::full({3}, 10.0);
+  if (architecture == "jumprelu") sae.threshold = row({2, 0.5, -1}).reshape({3});
   return sae;
-}
-
-at::Tensor row(std::vector<float> values) {
-  return at::tensor(values, at::kFloat).reshape({1, -1});
 }
 
 TEST(InferenceSaeTest, KeepsTheKLargestThenReluForTopK) {
@@ -47,15 +50,28 @@ TEST(InferenceSaeTest, KeepsEveryPositiveLatentForStandard) {
   EXPECT_TRUE(at::equal(sae.encode_dense(row({13, 9, 12})), row({3, 0, 2})));
 }
 
+TEST(InferenceSaeTest, KeepsWhatIsAboveItsThresholdForJumpRelu) {
+  InferenceSae sae = hand_made("jumprelu");
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({3, 0.25, 2})), row({3, 0, 2})));
+  // A latent at its threshold is silent, and a negative threshold lets nothing negative through.
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({2, 0.5, -0.5})), row({0, 0, 0})));
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({2.125, 0.625, 0.125})), row({2.125, 0.625, 0.125})));
+  EXPECT_TRUE(at::equal(sae.reconstruct(row({3, 0.25, 2})), row({13, 10, 12})));
+  EXPECT_TRUE(sae.encode_dense(row({std::nanf(""), 1, 1}))[0][0].isnan().item<bool>());
+  sae.apply_b_dec_to_input = true;
+  EXPECT_TRUE(at::equal(sae.encode_dense(row({13, 10.25, 12})), row({3, 0, 2})));
+}
+
 TEST(InferenceSaeTest, SparseLatentsAreTheDenseOnesWithoutZeros) {
-  for (const std::string architecture : {"topk", "standard"}) {
+  const std::map<std::string, std::int64_t> width = {{"topk", 2}, {"standard", 3}, {"jumprelu", 2}};
+  const at::Tensor x = normal_values({40, 3}, 1);
+  for (const std::string architecture : {"topk", "standard", "jumprelu"}) {
     const InferenceSae sae = hand_made(architecture);
-    const at::Tensor x = normal_values({40, 3}, 1);
     const SparseLatents sparse = sae.encode_sparse(x);
     const at::Tensor dense =
         at::zeros({40, 3}).scatter_add_(1, sparse.indices.to(at::kLong), sparse.values);
     EXPECT_TRUE(at::equal(dense, sae.encode_dense(x))) << architecture;
-    EXPECT_EQ(sparse.values.size(1), architecture == "topk" ? 2 : 3);
+    EXPECT_EQ(sparse.values.size(1), width.at(architecture));
   }
   EXPECT_EQ(hand_made("standard").encode_sparse(row({-1, -1, -1})).values.size(1), 0);
 }

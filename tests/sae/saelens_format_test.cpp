@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 
@@ -60,6 +61,7 @@ InferenceSae make_sae(const std::string& architecture = "topk") {
   sae.W_enc = normal_values({kDim, kLatents}, 2);
   sae.b_enc = normal_values({kLatents}, 3);
   sae.b_dec = normal_values({kDim}, 4);
+  if (architecture == "jumprelu") sae.threshold = normal_values({kLatents}, 6);
   sae.metadata["hook_name"] = "blocks.0.hook_resid_post";
   return sae;
 }
@@ -76,10 +78,15 @@ TEST_F(SaelensFormatTest, WritesTheKeysOfSaeLensInItsOrder) {
             R"("normalize_activations":"none","reshape_activations":"none",)"
             R"("metadata":{"hook_name":"blocks.0.hook_resid_post","sae_lens_version":"6.54.12",)"
             R"("sae_lens_training_version":null},"architecture":"standard"})");
+  EXPECT_EQ(saelens_config(make_sae("jumprelu")).dump(),
+            R"({"d_in":5,"d_sae":8,"dtype":"float32","device":"cpu","apply_b_dec_to_input":false,)"
+            R"("normalize_activations":"none","reshape_activations":"none",)"
+            R"("metadata":{"hook_name":"blocks.0.hook_resid_post","sae_lens_version":"6.54.12",)"
+            R"("sae_lens_training_version":null},"architecture":"jumprelu"})");
 }
 
 TEST_F(SaelensFormatTest, ReadsBackTheSameBits) {
-  for (const std::string architecture : {"topk", "standard"}) {
+  for (const std::string architecture : {"topk", "standard", "jumprelu"}) {
     const InferenceSae sae = make_sae(architecture);
     save_saelens(sae, folder_);
     const InferenceSae back = load_saelens(folder_);
@@ -90,6 +97,10 @@ TEST_F(SaelensFormatTest, ReadsBackTheSameBits) {
     EXPECT_TRUE(at::equal(back.b_enc, sae.b_enc));
     EXPECT_TRUE(at::equal(back.W_dec, sae.W_dec));
     EXPECT_TRUE(at::equal(back.b_dec, sae.b_dec));
+    EXPECT_EQ(back.threshold.defined(), architecture == "jumprelu");
+    if (back.threshold.defined()) {
+      EXPECT_TRUE(at::equal(back.threshold, sae.threshold));
+    }
     EXPECT_EQ(back.metadata.at("hook_name").as_string(), "blocks.0.hook_resid_post");
   }
 }
@@ -104,13 +115,19 @@ TEST_F(SaelensFormatTest, ReplacesAnOlderFolderAndLeavesNothingElse) {
 }
 
 TEST_F(SaelensFormatTest, FoldsDecoderNormsWhereThatKeepsTheReconstruction) {
-  InferenceSae sae = make_sae("standard");
-  sae.W_dec = (sae.W_dec * 3).contiguous();
-  save_saelens(sae, folder_);
-  const InferenceSae back = load_saelens(folder_);
-  const at::Tensor x = normal_values({20, kDim}, 5);
-  EXPECT_LE(testing::relative_difference(back.reconstruct(x), sae.reconstruct(x)), 1e-6);
-  EXPECT_LE((back.W_dec.norm(2, 1) - 1).abs().max().item<double>(), 1e-6);
+  for (const std::string architecture : {"standard", "jumprelu"}) {
+    InferenceSae sae = make_sae(architecture);
+    sae.W_dec = (sae.W_dec * 3).contiguous();
+    save_saelens(sae, folder_);
+    const InferenceSae back = load_saelens(folder_);
+    const at::Tensor x = normal_values({20, kDim}, 5);
+    EXPECT_LE(testing::relative_difference(back.reconstruct(x), sae.reconstruct(x)), 1e-6);
+    EXPECT_LE(testing::relative_difference(back.encode_dense(x), 3 * sae.encode_dense(x)), 1e-6);
+    EXPECT_LE((back.W_dec.norm(2, 1) - 1).abs().max().item<double>(), 1e-6);
+    if (back.threshold.defined()) {
+      EXPECT_LE(testing::relative_difference(back.threshold, 3 * sae.threshold), 1e-6);
+    }
+  }
 }
 
 TEST_F(SaelensFormatTest, SelectsByRescaledActivationsWhereAskedTo) {
@@ -135,8 +152,8 @@ TEST_F(SaelensFormatTest, RefusesWhatItCannotRepresent) {
     replace_in_config(from, to);
     return load_error();
   };
-  EXPECT_EQ(error_after("\"architecture\": \"topk\"", "\"architecture\": \"jumprelu\""),
-            config_path() + ": architecture \"jumprelu\" is not known");
+  EXPECT_EQ(error_after("\"architecture\": \"topk\"", "\"architecture\": \"gated\""),
+            config_path() + ": architecture \"gated\" is not known");
   EXPECT_EQ(error_after("\"normalize_activations\": \"none\"",
                         "\"normalize_activations\": \"layer_norm\""),
             config_path() + ": normalize_activations \"layer_norm\" is not supported");
@@ -172,6 +189,29 @@ TEST_F(SaelensFormatTest, RefusesDamagedConfigs) {
   EXPECT_NE(load_error(), "no error");
   fs::remove(folder_ / "cfg.json");
   EXPECT_NE(load_error(), "no error");
+}
+
+TEST_F(SaelensFormatTest, RefusesDamagedThresholds) {
+  InferenceSae sae = make_sae("jumprelu");
+  for (const float value : {std::nanf(""), INFINITY}) {
+    sae.threshold[7] = value;
+    save_saelens(sae, folder_);
+    EXPECT_EQ(load_error(), weights_path() + ": threshold holds " +
+                                (std::isnan(value) ? "nan" : "inf") + " at element 7");
+  }
+  sae.threshold = at::zeros({kLatents - 1});
+  save_saelens(sae, folder_);
+  EXPECT_EQ(load_error(), weights_path() + ": threshold has shape [7]");
+  save_saelens(make_sae("standard"), folder_);
+  replace_in_config("\"standard\"", "\"jumprelu\"");
+  EXPECT_NE(load_error().find("threshold"), std::string::npos);
+  // Neither does an SAE without thresholds leave as jumprelu, nor one with them as another.
+  sae = make_sae("standard");
+  sae.architecture = "jumprelu";
+  EXPECT_THROW(save_saelens(sae, folder_), InternalError);
+  sae = make_sae("jumprelu");
+  sae.architecture = "standard";
+  EXPECT_THROW(save_saelens(sae, folder_), InternalError);
 }
 
 TEST_F(SaelensFormatTest, RefusesDamagedWeights) {

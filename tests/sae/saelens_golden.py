@@ -1,8 +1,8 @@
 """sae-lens' own loader opens what Thresher writes, and NumPy computes the same metrics.
 
 Runs write_saelens_case, then compares in sae-lens: reconstructions agree per token to a relative 1e-5. Tokens of a
-topk SAE whose k-th and next pre-activation differ by less than 1e-5 may select otherwise; they are counted apart
-and must be at most 1 %.
+topk SAE whose k-th and next pre-activation differ by less than 1e-5 may select otherwise, and so may those of a
+jumprelu SAE with a pre-activation so close to its threshold; they are counted apart and must be at most 1 %.
 """
 
 import json
@@ -26,6 +26,7 @@ ARCHITECTURES = {
     "topk_annealed": ("TopKSAE", "topk", True),
     "relu_l1": ("StandardSAE", "standard", False),
     "relu_l1_bricken": ("StandardSAE", "standard", True),
+    "jumprelu_norms": ("JumpReLUSAE", "jumprelu", False),
 }
 
 failures = []
@@ -50,18 +51,30 @@ def compare_reconstructions(folder, name):
     x = torch.from_numpy(data["x"])
     with torch.no_grad():
         recon = sae(x).numpy()
+        if name == "jumprelu_norms":
+            norms = torch.linalg.norm(sae.W_dec, dim=1)
+            check(bool((norms - 1).abs().max() > 0.4), f"{name}: the file's decoder rows are of all lengths")
+            sae.fold_W_dec_norm()
         pre_acts = sae.process_sae_in(x) @ sae.W_enc + sae.b_enc
+        acts = sae.encode(x).numpy()
     check(x.shape[0] == 1000, f"{name}: {x.shape[0]} vectors")
     error = np.linalg.norm(recon - data["recon"], axis=1) / np.linalg.norm(recon, axis=1)
     tied = np.zeros(len(error), dtype=bool)
     if architecture == "topk":
         top = torch.topk(pre_acts, sae.cfg.k + 1, dim=1).values
         tied = (top[:, -2] - top[:, -1] < TIE).numpy()
+    if architecture == "jumprelu":
+        tied = ((pre_acts - sae.threshold).abs() < TIE).any(1).numpy()
+        silenced = ((pre_acts > 0) & (pre_acts <= sae.threshold)).sum().item()
+        check(silenced > len(x), f"{name}: thresholds silence {silenced} positive pre-activations")
     check(tied.mean() <= MAX_TIES, f"{name}: {tied.sum()} tokens with a near tie")
     check(
         error[~tied].max() <= MAX_RELATIVE_ERROR,
         f"{name}: largest relative error of a reconstruction {error[~tied].max():.2e}",
     )
+    scale = np.abs(acts).max()
+    latent_error = np.abs(acts - data["latent_acts"])[~tied].max() / scale
+    check(latent_error <= MAX_RELATIVE_ERROR, f"{name}: largest error of an activation {latent_error:.2e}")
     # A comparison that a constant output would pass proves nothing.
     variance = np.square(data["x"] - data["x"].mean(0)).sum()
     fvu = np.square(data["x"] - recon).sum() / variance

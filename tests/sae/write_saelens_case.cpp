@@ -5,6 +5,9 @@
 //     write_saelens_case OUT   ->  OUT/<case>/{cfg.json, sae_weights.safetensors}
 //                                  OUT/<case>.safetensors {x, recon, latent_acts},
 //                                  OUT/<case>.metrics.json
+//
+// jumprelu_norms is a file as another program might have made it: thresholds, and decoder rows of
+// all lengths, which our reader folds away.
 #include <ATen/ATen.h>
 
 #include <cstdio>
@@ -32,6 +35,32 @@ SafetensorsTensor entry(const char* name, const at::Tensor& tensor) {
           {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
 }
 
+/// Thresholds that silence about half of what is active, and rows of norms between 1/2 and 2.
+void make_jumprelu(sae::InferenceSae& sae, const at::Tensor& x) {
+  const at::Tensor acts = sae.encode_dense(x);
+  const at::Tensor mean = acts.sum(0) / acts.gt(0).sum(0).clamp_min(1);
+  const at::Tensor norms = sae::testing::normal_values({sae.n_latents()}, 4).clamp(-1, 1).exp2();
+  sae.architecture = "jumprelu";
+  sae.threshold = mean;
+  sae.W_dec = sae.W_dec * norms.unsqueeze(1);
+}
+
+void write_figures(const std::filesystem::path& out, const std::string& name,
+                   const sae::InferenceSae& inference, const at::Tensor& x) {
+  const at::Tensor latent_acts = inference.encode_dense(x);
+  const at::Tensor recon = inference.decode_dense(latent_acts);
+  const SafetensorsTensor tensors[] = {entry("x", x), entry("recon", recon),
+                                       entry("latent_acts", latent_acts)};
+  write_safetensors(out / (name + ".safetensors"), tensors);
+
+  sae::ReconstructionMetrics metrics(kDim, inference.n_latents());
+  for (std::int64_t first = 0; first < kVectors; first += 250) {
+    metrics.add(x.narrow(0, first, 250), recon.narrow(0, first, 250),
+                latent_acts.narrow(0, first, 250));
+  }
+  write_file_atomically(out / (name + ".metrics.json"), metrics.json().dump(2));
+}
+
 void write_case(const std::filesystem::path& out, const std::string& type) {
   const auto config = sae::testing::config_of_case(type);
   config->hook_point = "blocks.3.hook_resid_post";
@@ -52,20 +81,13 @@ void write_case(const std::filesystem::path& out, const std::string& type) {
   transform.scale = 0.21;
   const at::Tensor x = sae::testing::normal_values({kVectors, kDim}, 3) / 0.21 + centre;
 
-  const sae::InferenceSae inference = sae->to_inference(transform);
+  sae::InferenceSae inference = sae->to_inference(transform);
   sae::save_saelens(inference, out / type);
-  const at::Tensor latent_acts = inference.encode_dense(x);
-  const at::Tensor recon = inference.decode_dense(latent_acts);
-  const SafetensorsTensor tensors[] = {entry("x", x), entry("recon", recon),
-                                       entry("latent_acts", latent_acts)};
-  write_safetensors(out / (type + ".safetensors"), tensors);
-
-  sae::ReconstructionMetrics metrics(kDim, inference.n_latents());
-  for (std::int64_t first = 0; first < kVectors; first += 250) {
-    metrics.add(x.narrow(0, first, 250), recon.narrow(0, first, 250),
-                latent_acts.narrow(0, first, 250));
-  }
-  write_file_atomically(out / (type + ".metrics.json"), metrics.json().dump(2));
+  write_figures(out, type, inference, x);
+  if (type != "relu_l1") return;
+  make_jumprelu(inference, x);
+  sae::save_saelens(inference, out / "jumprelu_norms");
+  write_figures(out, "jumprelu_norms", sae::load_saelens(out / "jumprelu_norms"), x);
 }
 
 }  // namespace
