@@ -168,6 +168,9 @@ Json bench_step(const BenchStepOptions& options) {
                            {"is_logged", options.is_logged}});
   add_times(out, series, size.batch_tokens);
   out["product_rows"] = product.rows();
+  out["rounds"] = Json::object({{"step_seconds", Json::array_of(series.steps)},
+                                {"encoder_product_seconds", Json::array_of(series.products)},
+                                {"other_cores", Json::array_of(series.clock.other_cores())}});
   out["l0"] = series.l0;
   out["dead_latents"] = workload.figure("dead_latents");
   out["loss"] = workload.figure("loss");
