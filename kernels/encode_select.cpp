@@ -121,7 +121,14 @@ struct EncodeSelect::Workspace {
   template <class Take>
   void run_rows(const EncoderProduct& product, std::int64_t first_tile, std::int64_t n_tiles,
                 std::int64_t first_row_tile, std::int64_t last_row_tile, const Take& take);
-  void start_rows(const EncoderProduct& product);
+  void start_rows(const EncoderProduct& product, float bound);
+  static void start(std::vector<Candidates>& candidates, std::int64_t rows, std::int64_t k);
+  void start_masked(std::int64_t rows, std::int64_t k);
+  void add_masked(std::int64_t row, std::int32_t latent, float value);
+  static void finish(std::vector<Candidates>& candidates, std::int64_t rows,
+                     const TopKSlots& slots);
+  void start_lists(std::int64_t rows);
+  void finish_lists(std::int64_t rows, SelectedPairs& pairs);
   std::int64_t count_not_numbers() const;
 
   const EncodeTile& tile;
@@ -219,24 +226,84 @@ void EncodeSelect::Workspace::run_rows(const EncoderProduct& product, std::int64
   }
 }
 
-void EncodeSelect::Workspace::start_rows(const EncoderProduct& product) {
+void EncodeSelect::Workspace::start_rows(const EncoderProduct& product, float bound) {
   const std::int64_t padded = tiles(product.rows, tile.rows) * tile.rows;
-  row_bounds.assign(static_cast<std::size_t>(padded), -kInfinity);
+  row_bounds.assign(static_cast<std::size_t>(padded), bound);
   open_bounds = row_bounds;
   not_numbers.assign(static_cast<std::size_t>(product.rows), 0);
   pack_rows(product);
+}
+
+void EncodeSelect::Workspace::start(std::vector<Candidates>& candidates, std::int64_t rows,
+                                    std::int64_t k) {
+  const auto count = static_cast<std::size_t>(rows);
+  candidates.resize(std::max(count, candidates.size()));
+  for (std::size_t r = 0; r < count; ++r) candidates[r].start(k);
+}
+
+void EncodeSelect::Workspace::start_masked(std::int64_t rows, std::int64_t k) {
+  start(masked, rows, k);
+  masked_bounds.assign(static_cast<std::size_t>(rows), -kInfinity);
+  std::fill_n(open_bounds.begin(), rows, -kInfinity);
+}
+
+void EncodeSelect::Workspace::add_masked(std::int64_t row, std::int32_t latent, float value) {
+  const auto r = static_cast<std::size_t>(row);
+  if (value >= masked_bounds[r]) masked[r].add(value, latent, masked_bounds[r]);
+  open_bounds[r] = std::min(row_bounds[r], masked_bounds[r]);
+}
+
+void EncodeSelect::Workspace::finish(std::vector<Candidates>& candidates, std::int64_t rows,
+                                     const TopKSlots& slots) {
+  detail::parallel_for(rows, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      candidates[static_cast<std::size_t>(r)].finish(slots.values + r * slots.k,
+                                                     slots.indices + r * slots.k);
+    }
+  });
+}
+
+void EncodeSelect::Workspace::start_lists(std::int64_t rows) {
+  const auto count = static_cast<std::size_t>(rows);
+  lists.resize(std::max(count, lists.size()));
+  for (std::size_t r = 0; r < count; ++r) lists[r].clear();
+}
+
+void EncodeSelect::Workspace::finish_lists(std::int64_t rows, SelectedPairs& pairs) {
+  pairs.row_offsets.assign(1, 0);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::size_t count = lists[static_cast<std::size_t>(r)].size();
+    pairs.row_offsets.push_back(pairs.row_offsets.back() + static_cast<std::int64_t>(count));
+  }
+  pairs.values.resize(static_cast<std::size_t>(pairs.row_offsets.back()));
+  pairs.indices.resize(pairs.values.size());
+  const bool in_order = first_open_tile * tile.cols == static_cast<std::int64_t>(columns.size());
+  detail::parallel_for(rows, 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      std::vector<Pair>& list = lists[static_cast<std::size_t>(r)];
+      if (!in_order) {
+        std::sort(list.begin(), list.end(),
+                  [](const Pair& a, const Pair& b) { return a.index < b.index; });
+      }
+      auto place = static_cast<std::size_t>(pairs.row_offsets[static_cast<std::size_t>(r)]);
+      for (const Pair& pair : list) {
+        pairs.indices[place] = pair.index;
+        pairs.values[place++] = pair.value;
+      }
+    }
+  });
 }
 
 template <class Take>
 void EncodeSelect::Workspace::run(const EncoderProduct& product, const float* bounds,
                                   const Take& take) {
   const std::int64_t n_tiles = static_cast<std::int64_t>(columns.size()) / tile.cols;
+  if (n_tiles == 0 || product.rows == 0) return;
   const std::int64_t chunk =
       std::clamp<std::int64_t>(kPackedBytes / tile_bytes(tile, product.d), 1, n_tiles);
   packed_columns.resize(static_cast<std::size_t>(chunk * tile.cols * product.d));
   bias.resize(static_cast<std::size_t>(chunk * tile.cols));
   column_bounds.resize(bias.size());
-  start_rows(product);
   for (std::int64_t first = 0; first < n_tiles; first += chunk) {
     const std::int64_t last = std::min(first + chunk, n_tiles);
     pack_columns(product, first, last, bounds);
@@ -256,80 +323,68 @@ EncodeSelect::~EncodeSelect() = default;
 EncodeSelect::EncodeSelect(EncodeSelect&&) noexcept = default;
 EncodeSelect& EncodeSelect::operator=(EncodeSelect&&) noexcept = default;
 
+void EncodeSelect::check(const EncoderProduct& product, const std::uint8_t* mask,
+                         const TopKSlots* masked) const {
+  check_shape(product);
+  THRESHER_CHECK((mask == nullptr) == (masked == nullptr), "a mask and a place for its pairs");
+  if (mask == nullptr) return;
+  detail::check_open_columns(masked->k,
+                             product.n_latents - std::count(mask, mask + product.n_latents, 0),
+                             product.n_latents);
+}
+
 std::int64_t EncodeSelect::topk(const EncoderProduct& product, const TopKSlots& slots,
                                 const std::uint8_t* mask, const TopKSlots* masked_slots) {
-  check_shape(product);
+  check(product, mask, masked_slots);
   check_k(slots.k, product.n_latents);
-  THRESHER_CHECK((mask == nullptr) == (masked_slots == nullptr),
-                 "a mask and a place for its pairs");
-  if (mask != nullptr) {
-    detail::check_open_columns(masked_slots->k,
-                               product.n_latents - std::count(mask, mask + product.n_latents, 0),
-                               product.n_latents);
-  }
   if (product.rows == 0) return 0;
   Workspace& work = *workspace_;
   work.arrange(product.n_latents, mask);
-  const auto rows = static_cast<std::size_t>(product.rows);
-  work.main.resize(std::max(rows, work.main.size()));
-  for (std::size_t r = 0; r < rows; ++r) work.main[r].start(slots.k);
-  if (mask != nullptr) {
-    work.masked.resize(std::max(rows, work.masked.size()));
-    for (std::size_t r = 0; r < rows; ++r) work.masked[r].start(masked_slots->k);
-    work.masked_bounds.assign(rows, -kInfinity);
-  }
+  work.start_rows(product, -kInfinity);
+  Workspace::start(work.main, product.rows, slots.k);
+  if (mask != nullptr) work.start_masked(product.rows, masked_slots->k);
   work.run(product, nullptr,
            [&work](std::int64_t row, std::int32_t latent, float value, bool open) {
-             const auto r = static_cast<std::size_t>(row);
-             float& bound = work.row_bounds[r];
-             if (value >= bound) work.main[r].add(value, latent, bound);
-             if (!open) return;
-             float& masked_bound = work.masked_bounds[r];
-             if (value >= masked_bound) work.masked[r].add(value, latent, masked_bound);
-             work.open_bounds[r] = std::min(bound, masked_bound);
+             float& bound = work.row_bounds[static_cast<std::size_t>(row)];
+             if (value >= bound) work.main[static_cast<std::size_t>(row)].add(value, latent, bound);
+             if (open) work.add_masked(row, latent, value);
            });
-  detail::parallel_for(product.rows, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      const auto row = static_cast<std::size_t>(r);
-      work.main[row].finish(slots.values + r * slots.k, slots.indices + r * slots.k);
-      if (mask == nullptr) continue;
-      work.masked[row].finish(masked_slots->values + r * masked_slots->k,
-                              masked_slots->indices + r * masked_slots->k);
-    }
-  });
+  Workspace::finish(work.main, product.rows, slots);
+  if (mask != nullptr) Workspace::finish(work.masked, product.rows, *masked_slots);
   return work.count_not_numbers();
 }
 
 std::int64_t EncodeSelect::above(const EncoderProduct& product, const float* bounds,
                                  SelectedPairs& pairs) {
   check_shape(product);
-  const auto rows = static_cast<std::size_t>(product.rows);
-  pairs.row_offsets.assign(rows + 1, 0);
-  pairs.values.clear();
-  pairs.indices.clear();
-  if (product.rows == 0 || product.n_latents == 0) return 0;
   Workspace& work = *workspace_;
   work.arrange(product.n_latents, nullptr);
-  work.lists.resize(std::max(rows, work.lists.size()));
-  for (std::size_t r = 0; r < rows; ++r) work.lists[r].clear();
+  work.start_rows(product, -kInfinity);
+  work.start_lists(product.rows);
   work.run(product, bounds, [&work](std::int64_t row, std::int32_t latent, float value, bool) {
     work.lists[static_cast<std::size_t>(row)].push_back({latent, value});
   });
-  for (std::size_t r = 0; r < rows; ++r) {
-    pairs.row_offsets[r + 1] =
-        pairs.row_offsets[r] + static_cast<std::int64_t>(work.lists[r].size());
-  }
-  pairs.values.resize(static_cast<std::size_t>(pairs.row_offsets.back()));
-  pairs.indices.resize(pairs.values.size());
-  detail::parallel_for(product.rows, 64, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      auto place = static_cast<std::size_t>(pairs.row_offsets[static_cast<std::size_t>(r)]);
-      for (const Pair& pair : work.lists[static_cast<std::size_t>(r)]) {
-        pairs.indices[place] = pair.index;
-        pairs.values[place++] = pair.value;
-      }
-    }
-  });
+  work.finish_lists(product.rows, pairs);
+  return work.count_not_numbers();
+}
+
+std::int64_t EncodeSelect::above(const EncoderProduct& product, float bound, SelectedPairs& pairs,
+                                 const std::uint8_t* mask, const TopKSlots* masked_slots) {
+  check(product, mask, masked_slots);
+  Workspace& work = *workspace_;
+  work.arrange(product.n_latents, mask);
+  work.start_rows(product, bound);
+  work.start_lists(product.rows);
+  if (mask != nullptr) work.start_masked(product.rows, masked_slots->k);
+  work.run(product, nullptr,
+           [&work, bound](std::int64_t row, std::int32_t latent, float value, bool open) {
+             if (value >= bound) {
+               work.lists[static_cast<std::size_t>(row)].push_back({latent, value});
+             }
+             if (open) work.add_masked(row, latent, value);
+           });
+  work.finish_lists(product.rows, pairs);
+  if (mask != nullptr) Workspace::finish(work.masked, product.rows, *masked_slots);
   return work.count_not_numbers();
 }
 

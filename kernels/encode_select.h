@@ -62,8 +62,15 @@ class EncodeSelect {
   /// infinities). Returns the number of NaN pre-activations, which are left out.
   std::int64_t above(const EncoderProduct& product, const float* bounds, SelectedPairs& pairs);
 
+  /// Every pair with z >= bound and, as in `topk`, the largest among masked latents. Returns the
+  /// number of NaN pre-activations.
+  std::int64_t above(const EncoderProduct& product, float bound, SelectedPairs& pairs,
+                     const std::uint8_t* mask = nullptr, const TopKSlots* masked = nullptr);
+
  private:
   struct Workspace;
+  void check(const EncoderProduct& product, const std::uint8_t* mask,
+             const TopKSlots* masked) const;
   std::unique_ptr<Workspace> workspace_;
 };
 

@@ -26,6 +26,7 @@ constexpr Variant variant(std::string_view type) {
 
 constexpr std::array kVariants = {
     variant<TopKConfig, TopKSae>("topk"),
+    variant<BatchTopKConfig, TopKSae>("batch_topk"),
     variant<ReluL1Config, ReluL1Sae>("relu_l1"),
 };
 

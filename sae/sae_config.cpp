@@ -105,6 +105,17 @@ void TopKConfig::declare_own(FieldVisitor& fields) {
                {.help = "Weight of the AuxK loss; 0 turns it off.", .min = 0});
 }
 
+void BatchTopKConfig::declare_own(FieldVisitor& fields) {
+  TopKConfig::declare_own(fields);
+  fields.field(
+      "threshold_window_tokens", threshold_window_tokens,
+      {.help = "The exported threshold is the mean, weighted by exp(-age / this), of every "
+               "batch's smallest kept activation; auto: the smaller of 2M and a tenth of "
+               "the run.",
+       .unit = "tokens",
+       .min = 1});
+}
+
 void TopKConfig::check(const ConfigReader& place) const {
   if (k_start && *k_start < k) {
     place.fail("k_start", fmt::format("= {} is less than k = {}", *k_start, k), "k <= k_start");

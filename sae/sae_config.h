@@ -29,7 +29,7 @@ struct SaeConfig {
   virtual ~SaeConfig() = default;
   std::string name;
   std::string hook_point;
-  std::string type;  // a name in the registry: topk, relu_l1
+  std::string type;  // a name in the registry: topk, batch_topk, relu_l1
   std::int64_t expansion_factor =
       4;  // n_latents = expansion_factor * d_in, unless n_latents is given
   std::optional<std::int64_t> n_latents;
@@ -73,6 +73,15 @@ struct TopKConfig : SaeConfig {
   /// Latents kept by a step that starts after `tokens_before` tokens: from k_start to k in equal
   /// steps of one over k_anneal_tokens.
   std::int64_t k_at(std::int64_t tokens_before) const;
+
+ protected:
+  void declare_own(FieldVisitor& fields) override;
+};
+
+/// BatchTopK (Bussmann et al. 2024, arXiv:2412.06410): k * batch_tokens latents are kept over the
+/// global batch, as many of a token as it needs. For use a threshold is learnt with it.
+struct BatchTopKConfig : TopKConfig {
+  std::optional<std::int64_t> threshold_window_tokens;  // auto: 2 M or a tenth of the run
 
  protected:
   void declare_own(FieldVisitor& fields) override;

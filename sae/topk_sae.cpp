@@ -8,6 +8,7 @@
 #include <limits>
 #include <span>
 
+#include "comm/communicator.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "kernels/decoder_norm.h"
@@ -30,10 +31,6 @@ constexpr double kNoVariance = 1e-12;
 constexpr std::int64_t kScaleRows = 1024;
 
 constexpr kernels::Exec kExec{};
-
-void relu(std::span<float> values) {
-  for (float& value : values) value = std::max(value, 0.0f);
-}
 
 void scale(std::span<float> values, double factor) {
   for (float& value : values) value = static_cast<float>(factor * static_cast<double>(value));
@@ -73,9 +70,22 @@ TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
   centred_ = at::empty({0}, options);
 }
 
+TopKSae::TopKSae(const BatchTopKConfig& config, std::int64_t d_in)
+    : TopKSae(static_cast<const TopKConfig&>(config), d_in) {
+  batch_config_ = config;
+  threshold_sum_ = at::zeros({1}, at::kDouble);
+  threshold_weight_ = at::zeros({1}, at::kDouble);
+}
+
 std::vector<std::pair<std::string, at::Tensor>> TopKSae::buffers() {
-  return {{"tokens_since_fired", firing_.tokens_since_fired()},
-          {"mean_squared_input", mean_squared_input_}};
+  std::vector<std::pair<std::string, at::Tensor>> buffers{
+      {"tokens_since_fired", firing_.tokens_since_fired()},
+      {"mean_squared_input", mean_squared_input_}};
+  if (is_batch()) {
+    buffers.emplace_back("threshold_sum", threshold_sum_);
+    buffers.emplace_back("threshold_weight", threshold_weight_);
+  }
+  return buffers;
 }
 
 void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
@@ -96,7 +106,8 @@ void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
   lanes_.resize(1);
   aux_k_now_ = 0;
   const at::Tensor x = sample.slice(0, 0, kScaleRows).contiguous();
-  encode({x});
+  info_ = {};
+  encode({x}, *comm::make_self_communicator());
   Lane& lane = lanes_[0];
   reconstruct(lane, x);
   double input_norms = 0, recon_norms = 0;
@@ -119,60 +130,12 @@ void TopKSae::begin_step(const StepInfo& info) {
 
 void TopKSae::forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) {
   check_lanes(lanes);
-  encode(lanes);
+  encode(lanes, comm);
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     reconstruct(lanes_[i], lanes[i]);
     sum_lane(lanes_[i], lanes[i]);
   }
   reduce_sums(comm);
-}
-
-void TopKSae::encode(const std::vector<at::Tensor>& lanes) {
-  std::int64_t rows = 0;
-  for (const at::Tensor& x : lanes) rows += x.size(0);
-  centred_.resize_({rows, d_in_});
-  for (std::int64_t i = 0, first = 0; i < static_cast<std::int64_t>(lanes.size()); ++i) {
-    Lane& lane = lanes_[static_cast<std::size_t>(i)];
-    const at::Tensor& x = lanes[static_cast<std::size_t>(i)];
-    lane.rows = x.size(0);
-    lane.centred = centred_.narrow(0, first, lane.rows);
-    at::sub_out(lane.centred, x, weight(kBDec));
-    first += lane.rows;
-  }
-  const auto slots = [rows](Selected& selected, std::int64_t k) {
-    selected.values.resize(static_cast<std::size_t>(rows * k));
-    selected.indices.resize(selected.values.size());
-    return kernels::TopKSlots{k, selected.values.data(), selected.indices.data()};
-  };
-  const kernels::TopKSlots main = slots(selected_, k_), aux = slots(aux_selected_, aux_k_now_);
-  not_numbers_ = encode_select_.topk(
-      {rows, d_in_, n_latents_, centred_.const_data_ptr<float>(),
-       weight(kWEnc).const_data_ptr<float>(), weight(kBEnc).const_data_ptr<float>()},
-      main, has_aux() ? dead_mask_.data() : nullptr, has_aux() ? &aux : nullptr);
-  std::int64_t first = 0;
-  for (Lane& lane : lanes_) {
-    take_pairs(lane, first);
-    first += lane.rows;
-  }
-}
-
-void TopKSae::take_pairs(Lane& lane, std::int64_t first_row) {
-  lane.row_offsets.assign(1, 0);
-  lane.values.clear();
-  lane.indices.clear();
-  const auto take = [&](const Selected& selected, std::int64_t k) {
-    const std::int64_t first = first_row * k, last = (first_row + lane.rows) * k;
-    lane.values.insert(lane.values.end(), selected.values.begin() + first,
-                       selected.values.begin() + last);
-    lane.indices.insert(lane.indices.end(), selected.indices.begin() + first,
-                        selected.indices.begin() + last);
-    for (std::int64_t r = 0; r < lane.rows; ++r) {
-      lane.row_offsets.push_back(lane.row_offsets.back() + k);
-    }
-  };
-  take(selected_, k_);
-  if (has_aux()) take(aux_selected_, aux_k_now_);
-  relu(lane.values);
 }
 
 void TopKSae::reconstruct(Lane& lane, const at::Tensor& x) {
@@ -335,6 +298,10 @@ Json TopKSae::finish_step(comm::Communicator& comm) {
                                {"l0", sums_[kActive] / tokens},
                                {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
   if (config_.k_start) figures["k"] = k_;
+  if (is_batch()) {
+    update_threshold();
+    figures["threshold"] = exported_threshold();
+  }
   return figures;
 }
 
@@ -345,6 +312,11 @@ InferenceSae TopKSae::to_inference(const InputTransform& transform) const {
   out.architecture = "topk";
   out.apply_b_dec_to_input = true;
   out.k = config_.k;
+  if (is_batch()) {
+    out.architecture = "jumprelu";
+    out.k = 0;
+    out.threshold = at::full({n_latents_}, exported_threshold() / transform.scale, at::kFloat);
+  }
   out.W_enc = weight(kWEnc).clone(at::MemoryFormat::Contiguous);
   out.W_dec = weight(kWDec).clone();
   const at::Tensor centre =

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,15 +16,19 @@
 
 namespace thresher::sae {
 
-/// TopK with AuxK (docs/variants.md has the formulas). Everything behind the encoder product is
-/// sparse: a lane keeps its k + aux_k chosen (latent, value) pairs a token, and gradients are
-/// summed latent by latent.
+/// TopK and BatchTopK with AuxK (docs/variants.md has the formulas). The latter differs in how the
+/// main selection is made, and in the threshold that stands for it where there is no batch.
+/// Everything behind the encoder product is sparse: a lane keeps its k + aux_k chosen (latent,
+/// value) pairs a token, and gradients are summed latent by latent.
 ///
 /// W_enc is stored latent-major, [n_latents, d_in]; parameters() shows the transposed view.
 class TopKSae final : public TrainingSae {
  public:
   TopKSae(const TopKConfig& config, std::int64_t d_in);
-  const SaeConfig& config() const override { return config_; }
+  TopKSae(const BatchTopKConfig& config, std::int64_t d_in);
+  const SaeConfig& config() const override {
+    return is_batch() ? static_cast<const SaeConfig&>(*batch_config_) : config_;
+  }
 
   void initialise(std::uint64_t seed, const at::Tensor& sample) override;
   void begin_step(const StepInfo& info) override;
@@ -68,8 +73,19 @@ class TopKSae final : public TrainingSae {
   /// What the normalised AuxK error is multiplied by in the loss.
   double aux_weight() const;
 
+  bool is_batch() const { return batch_config_.has_value(); }
   /// Fills rows, centred, the pairs and their offsets of every lane.
-  void encode(const std::vector<at::Tensor>& lanes);
+  void encode(const std::vector<at::Tensor>& lanes, comm::Communicator& comm);
+  void select(const kernels::EncoderProduct& product, comm::Communicator& comm);
+  void select_in_batch(const kernels::EncoderProduct& product, const std::uint8_t* mask,
+                       const kernels::TopKSlots* aux, comm::Communicator& comm);
+  /// A guess at what the batch's smallest kept activation will be at least. Same on all ranks.
+  float guess_bound(const kernels::EncoderProduct& product, comm::Communicator& comm);
+  void update_threshold();
+  double exported_threshold() const {
+    const double weight = threshold_weight_.const_data_ptr<double>()[0];
+    return weight > 0 ? threshold_sum_.const_data_ptr<double>()[0] / weight : 0;
+  }
   void take_pairs(Lane& lane, std::int64_t first_row);
   void reconstruct(Lane& lane, const at::Tensor& x);
   void sum_lane(Lane& lane, const at::Tensor& x);
@@ -78,9 +94,13 @@ class TopKSae final : public TrainingSae {
   void sort_pairs(Lane& lane);
 
   TopKConfig config_;
-  std::int64_t k_;  // of the current step
+  std::optional<BatchTopKConfig> batch_config_;  // batch_topk
+  std::int64_t k_;                               // of the current step
   std::int64_t aux_k_;
   at::Tensor mean_squared_input_;  // float64 [1]: V of the loss
+  // batch_topk, float64 [1] each: threshold_sum_ / threshold_weight_ is the exported threshold.
+  at::Tensor threshold_sum_, threshold_weight_;
+  float smallest_kept_ = 0;  // of the last batch; only a guess for the next depends on it
   std::vector<Parameter> parameters_;
   FiringHistory firing_;
 
@@ -90,13 +110,9 @@ class TopKSae final : public TrainingSae {
   std::int64_t n_dead_ = 0;
   std::int64_t aux_k_now_ = 0;  // slots a token of AuxK in this step; 0: inactive
   kernels::EncodeSelect encode_select_;
-  /// What was selected in all local lanes' rows: [rows, k] and [rows, aux_k].
-  struct Selected {
-    std::vector<float> values;
-    std::vector<std::int32_t> indices;
-  } selected_, aux_selected_;
-  std::int64_t not_numbers_ = 0;  // NaN among the pre-activations of local rows
-  at::Tensor centred_;            // [rows, d_in], all local lanes
+  kernels::SelectedPairs selected_, aux_selected_;  // in all local lanes' rows
+  std::int64_t not_numbers_ = 0;                    // NaN among the pre-activations of local rows
+  at::Tensor centred_;                              // [rows, d_in], all local lanes
   std::vector<Lane> lanes_;
   std::vector<double> sums_;  // over the global batch
   double aux_denominator_ = 0;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <set>
 
+#include "kernels/encode_select.h"
 #include "trainer/trained_sae.h"
 #include "trainer/trainer.h"
 
@@ -30,14 +31,15 @@ double product_seconds(std::int64_t d_in, std::int64_t n_latents, double rows) {
   return best * rows / static_cast<double>(kProbeRows);
 }
 
-/// How often a step costs its encoder product: all five for dense gradients, about one more than
-/// the encoder's own where only a few latents a token are active.
-double products_of_a_step(const std::string& type) { return type == "topk" ? 2.5 : 6; }
+/// Inputs as they come, centred and packed for the product, errors and AuxK's; the packed block of
+/// the encoder.
+std::uint64_t sparse_step_bytes(std::int64_t rank_rows, std::int64_t lane_rows, std::int64_t d_in) {
+  return 4 * static_cast<std::uint64_t>(lane_rows * d_in + 5 * rank_rows * d_in) +
+         kernels::EncodeSelect::kPackedBytes;
+}
 
-/// Pre-activations of one lane; inputs, errors (AuxK's beside) and their products of all of them.
-std::uint64_t sparse_step_bytes(std::int64_t rank_rows, std::int64_t lane_rows, std::int64_t d_in,
-                                std::int64_t n_latents) {
-  return 4 * static_cast<std::uint64_t>(lane_rows * (n_latents + d_in) + 3 * rank_rows * d_in);
+bool is_sparse(const sae::SaeConfig& config) {
+  return dynamic_cast<const sae::TopKConfig*>(&config) != nullptr;
 }
 
 /// Inputs, activations and errors of all lanes; gradients of one; the sums along the lane tree.
@@ -68,7 +70,7 @@ TrainEstimate estimate_training(const TrainJob& job,
     const std::size_t hook = source.hook_index(sae->hook_point);
     const std::int64_t d_in = source.hook_points()[hook].d_in;
     const std::int64_t n_latents = sae->latents(d_in);
-    const bool is_sparse = sae->type == "topk";
+    const bool sparse = is_sparse(*sae);
     const auto weights = 4 * static_cast<std::uint64_t>(2 * d_in * n_latents + d_in + n_latents);
     const std::uint64_t average = config_of(config, *sae).ema_decay > 0 ? weights : 0;
     stored += 3 * weights + average;  // of a checkpoint: weights, two moments, an average
@@ -76,12 +78,14 @@ TrainEstimate estimate_training(const TrainJob& job,
     // Weights, gradients and two moments. Every SAE keeps its own of what a step needs, because it
     // needs it again in the next.
     memory += 4 * weights + average + average / 2;
-    memory += is_sparse ? sparse_step_bytes(rank_rows, lane_rows, d_in, n_latents) + weights
-                        : dense_step_bytes(rank_rows, lane_rows, local_lanes, d_in, n_latents);
+    memory += sparse ? sparse_step_bytes(rank_rows, lane_rows, d_in) + weights
+                     : dense_step_bytes(rank_rows, lane_rows, local_lanes, d_in, n_latents);
     sample = std::max(sample, static_cast<std::uint64_t>(config.init_sample_rows * d_in * 12));
     if (hooks.insert(hook).second) batch += static_cast<std::uint64_t>(2 * rank_rows * d_in * 4);
-    seconds_a_step += products_of_a_step(sae->type) *
-                      product_seconds(d_in, n_latents, static_cast<double>(rank_rows));
+    // How often a step costs its encoder product: all five for dense gradients, little more than
+    // the encoder's own where only a few latents a token are active.
+    seconds_a_step +=
+        (sparse ? 1.5 : 6) * product_seconds(d_in, n_latents, static_cast<double>(rank_rows));
   }
   estimate.memory_bytes_per_rank = kBaseBytes + memory + sample + batch;
   const auto logged = static_cast<std::uint64_t>(estimate.steps / config.log_every_steps + 1);

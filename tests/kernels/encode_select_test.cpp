@@ -195,6 +195,32 @@ TEST_P(EncodeSelectTest, LeavesNaNOutOfWhatIsAboveABound) {
   EXPECT_EQ(pairs.indices, (Indices{1, 3}));
 }
 
+TEST_P(EncodeSelectTest, TakesOneBoundForAllAndSelectsAmongMaskedLatents) {
+  Draws draws(99);
+  for (int trial = 0; trial < 60; ++trial) {
+    const std::int64_t rows = draws.size(1, 30), d = draws.size(1, 40), n = draws.size(2, 200);
+    const Encoder encoder = thresher::kernels::encoder(draws, rows, d, n, trial % 2 == 0);
+    Mask mask(static_cast<std::size_t>(n));
+    for (auto& open : mask) open = draws.integer(0, 3) == 0 ? 1 : 0;
+    mask[0] = 1;
+    const std::int64_t k = draws.integer(1, std::count(mask.begin(), mask.end(), 1));
+    const auto bound = static_cast<float>(draws.integer(-3, 9));
+    set_num_threads(1 + trial % 2);
+    Floats masked_values(static_cast<std::size_t>(rows * k));
+    Indices masked_indices(masked_values.size());
+    const TopKSlots slots{k, masked_values.data(), masked_indices.data()};
+    SelectedPairs pairs, expected;
+    select_.above(encoder.product(), bound, pairs, mask.data(), &slots);
+    select_.above(encoder.product(), Floats(static_cast<std::size_t>(n), bound).data(), expected);
+    ASSERT_EQ(pairs.row_offsets, expected.row_offsets);
+    ASSERT_EQ(pairs.indices, expected.indices);
+    ASSERT_EQ(bits(pairs.values), bits(expected.values));
+    const Chosen among = topk(encoder, 1, &mask, k);
+    ASSERT_EQ(masked_indices, among.masked_indices);
+    ASSERT_EQ(bits(masked_values), bits(among.masked_values));
+  }
+}
+
 TEST_P(EncodeSelectTest, RefusesAKThatCannotBe) {
   const Encoder encoder = row_of({1, 2, 3});
   const auto message = [&](std::int64_t k, const Mask* mask, std::int64_t masked_k) -> std::string {

@@ -89,7 +89,14 @@ at::Tensor training_space_reconstruction(TrainingSae& sae, const InputTransform&
   const at::Tensor centre = at::tensor(transform.centre, at::kDouble);
   const at::Tensor x = (activations.to(at::kDouble) - centre) * transform.scale;
   at::Tensor acts;
-  if (const auto* topk = dynamic_cast<const TopKConfig*>(&sae.config())) {
+  if (sae.config().type == "batch_topk") {
+    const at::Tensor z = at::mm(x - p[3], p[0]) + p[1];
+    const auto buffers = sae.buffers();
+    const at::Tensor threshold = buffers.at(2).second / buffers.at(3).second;
+    EXPECT_EQ(buffers.at(2).first, "threshold_sum");
+    EXPECT_GT(threshold.item<double>(), 0);
+    acts = z * z.gt(threshold);
+  } else if (const auto* topk = dynamic_cast<const TopKConfig*>(&sae.config())) {
     const at::Tensor pre_acts = at::mm(x - p[3], p[0]) + p[1];
     const auto [values, indices] = pre_acts.topk(topk->k, 1);
     acts = at::zeros_like(pre_acts).scatter_(1, indices, values.relu());

@@ -47,11 +47,11 @@ TEST(SaeConfigTest, StartsReluL1WithZeroBiases) {
 TEST(SaeConfigTest, ListsTheTypesAndThePlaceOfAnUnknownOne) {
   EXPECT_EQ(message_of("name: a\nhook_point: h\ntype: topkk\n"),
             "a.yaml:3:7: sae[0].type = topkk is not known\n"
-            "  expected: one of topk, relu_l1\n"
+            "  expected: one of topk, batch_topk, relu_l1\n"
             "  hint: did you mean topk?");
   EXPECT_EQ(message_of("name: a\nhook_point: h\n"),
             "a.yaml:1:1: sae[0].type is missing\n"
-            "  expected: The SAE variant: topk, relu_l1.");
+            "  expected: The SAE variant: topk, batch_topk, relu_l1.");
 }
 
 TEST(SaeConfigTest, RefusesAnotherVariantsKey) {
@@ -116,7 +116,7 @@ TEST(SaeConfigTest, AnnealsKOnlyDownwardsAndOverALengthOfTime) {
 }
 
 TEST(SaeConfigTest, KnowsEveryTypeOfTheRegistry) {
-  EXPECT_EQ(sae_types(), (std::vector<std::string>{"topk", "relu_l1"}));
+  EXPECT_EQ(sae_types(), (std::vector<std::string>{"topk", "batch_topk", "relu_l1"}));
   for (const std::string& type : sae_types()) {
     EXPECT_EQ(default_sae_config(type)->type, type);
     EXPECT_EQ(make_training_sae(*default_sae_config(type), 40)->n_latents(), 160);

@@ -24,11 +24,15 @@ at::Tensor normal_values(std::vector<std::int64_t> shape, std::uint64_t seed) {
   return out;
 }
 
-std::vector<std::string> cases() { return {"topk", "topk_annealed", "relu_l1", "relu_l1_bricken"}; }
+std::vector<std::string> cases() {
+  return {"topk", "topk_annealed", "batch_topk", "relu_l1", "relu_l1_bricken"};
+}
 
 std::unique_ptr<SaeConfig> config_of_case(const std::string& name) {
-  std::unique_ptr<SaeConfig> config =
-      default_sae_config(name.starts_with("topk") ? "topk" : "relu_l1");
+  const std::string type = name == "topk_annealed"     ? "topk"
+                           : name == "relu_l1_bricken" ? "relu_l1"
+                                                       : name;
+  std::unique_ptr<SaeConfig> config = default_sae_config(type);
   config->name = "a";
   if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) {
     topk->k = 6;

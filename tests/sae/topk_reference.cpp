@@ -20,7 +20,8 @@ void TopKReference::select(std::int64_t k, std::int64_t aux_k,
                            const std::vector<std::int64_t>& dead) {
   const auto& [W_enc, b_enc, W_dec, b_dec] = parameters;
   const at::Tensor pre_acts = pre_acts_of(x, parameters);
-  main_mask = top_mask(pre_acts, k);
+  main_mask = over_batch ? top_mask(pre_acts.reshape({1, -1}), k * x.size(0)).view_as(pre_acts)
+                         : top_mask(pre_acts, k);
   target = x - (at::mm(pre_acts.relu() * main_mask, W_dec) + b_dec);
   target_variance = (target - target.mean(0)).square().sum().item<double>();
   aux_mask = at::zeros_like(pre_acts);

@@ -20,6 +20,8 @@ struct TopKReference {
   double mean_squared_input = 1;         // V
   double aux_weight = 0;                 // aux_coefficient * min(n_dead / aux_k, 1)
 
+  bool over_batch = false;  // BatchTopK: the N k largest of all tokens' positive z
+
   /// Chooses the masks and the target from parameters, k and the dead latents.
   void select(std::int64_t k, std::int64_t aux_k, const std::vector<std::int64_t>& dead);
   /// A differentiable scalar.
