@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "core/error.h"
 #include "sae/lane_sums.h"
 
 namespace thresher::sae {
@@ -44,8 +45,8 @@ void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, doub
   }
   gradients.latent_acts.mul_(lane.latent_acts.gt(0));
   gradients.b_enc = column_sums(gradients.latent_acts);
-  size(gradients.W_enc, x, weights.W_enc.sizes());
-  at::mm_out(gradients.W_enc, x.t(), gradients.latent_acts);
+  size(gradients.W_enc, x, weights.W_dec.sizes());
+  at::mm_out(gradients.W_enc, gradients.latent_acts.t(), x);
 }
 
 void relu_l1_norm_gradient(const ReluL1Weights& weights, const std::vector<double>& latent_sums,
@@ -65,16 +66,19 @@ namespace {
 template <class T>
 void subtract_through_encoder(const at::Tensor& W_enc, const at::Tensor& b_enc_gradient,
                               at::Tensor& gradient) {
+  THRESHER_CHECK(W_enc.t().is_contiguous(), "W_enc is kept latent-major");
   const T* W = W_enc.const_data_ptr<T>();
   const T* b = b_enc_gradient.const_data_ptr<T>();
   T* out = gradient.mutable_data_ptr<T>();
-  const std::int64_t n_latents = W_enc.size(1);
-  for (std::int64_t j = 0; j < W_enc.size(0); ++j, W += n_latents) {
-    double sum = 0;
-    for (std::int64_t i = 0; i < n_latents; ++i) {
-      sum += static_cast<double>(W[i]) * static_cast<double>(b[i]);
+  const std::int64_t d = W_enc.size(0);
+  std::vector<double> sums(static_cast<std::size_t>(d), 0.0);
+  for (std::int64_t i = 0; i < W_enc.size(1); ++i, W += d) {
+    for (std::int64_t j = 0; j < d; ++j) {
+      sums[j] += static_cast<double>(W[j]) * static_cast<double>(b[i]);
     }
-    out[j] = static_cast<T>(static_cast<double>(out[j]) - sum);
+  }
+  for (std::int64_t j = 0; j < d; ++j) {
+    out[j] = static_cast<T>(static_cast<double>(out[j]) - sums[j]);
   }
 }
 

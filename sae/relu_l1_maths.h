@@ -14,8 +14,9 @@ namespace thresher::sae {
 ///     bricken  f = relu((x - b_dec) W_enc + b_enc),  recon = f W_dec + b_dec
 ///              L = 1/N sum over tokens of [ |x - recon|^2 + l1 sum_i f_i ]
 struct ReluL1Weights {
-  at::Tensor W_enc, b_enc, W_dec, b_dec;  // [d, F], [F], [F, d], [d]
-  at::Tensor decoder_norms;               // april: [F] |W_dec[i]|
+  at::Tensor W_enc, b_enc, W_dec,
+      b_dec;                 // [d, F] (a view of latent-major [F, d]), [F], [F, d], [d]
+  at::Tensor decoder_norms;  // april: [F] |W_dec[i]|
   bool is_bricken = false;
 };
 
@@ -26,7 +27,7 @@ struct ReluL1Lane {
 };
 
 struct ReluL1Gradients {
-  at::Tensor W_enc, W_dec;           // [d, F], [F, d]
+  at::Tensor W_enc, W_dec;           // [F, d] both: W_enc is kept latent-major
   at::Tensor latent_acts;            // [n, F] scratch: the gradient of the pre-activations
   at::Tensor recon;                  // [n, d] scratch
   std::vector<double> b_enc, b_dec;  // [F], [d]

@@ -15,15 +15,16 @@ namespace {
 
 enum : int { kWEnc, kBEnc, kWDec };
 
-/// Squares of the columns of W [rows, cols], float64, rows in order.
-std::vector<double> column_squares(const at::Tensor& W) {
-  const std::int64_t cols = W.size(1);
-  std::vector<double> squares(static_cast<std::size_t>(cols), 0.0);
-  const float* row = W.const_data_ptr<float>();
-  for (std::int64_t r = 0; r < W.size(0); ++r, row += cols) {
-    for (std::int64_t c = 0; c < cols; ++c) {
-      squares[c] += static_cast<double>(row[c]) * static_cast<double>(row[c]);
+/// Squares of the columns of W_enc [d, F], kept latent-major, in float64.
+std::vector<double> column_squares(const at::Tensor& W_enc) {
+  const std::int64_t d = W_enc.size(0);
+  std::vector<double> squares(static_cast<std::size_t>(W_enc.size(1)), 0.0);
+  const float* row = W_enc.const_data_ptr<float>();
+  for (double& square : squares) {
+    for (std::int64_t j = 0; j < d; ++j) {
+      square += static_cast<double>(row[j]) * static_cast<double>(row[j]);
     }
+    row += d;
   }
   return squares;
 }
@@ -97,7 +98,7 @@ void ReluL1Sae::replace_latent(std::int64_t latent, const float* input, double e
   for (std::int64_t j = 0; j < d_in_; ++j) {
     const double direction = static_cast<double>(input[j]) / norm;
     W_dec[j] = static_cast<float>(direction);
-    W_enc[j * n_latents_ + latent] = static_cast<float>(encoder_norm * direction);
+    W_enc[latent * d_in_ + j] = static_cast<float>(encoder_norm * direction);
   }
   parameters_[kBEnc].weight.mutable_data_ptr<float>()[latent] = 0;
 }

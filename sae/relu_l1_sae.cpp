@@ -38,7 +38,7 @@ ReluL1Sae::ReluL1Sae(const ReluL1Config& config, std::int64_t d_in)
   n_latents_ = config.latents(d_in);
   const auto zeros = [](at::IntArrayRef shape) { return at::zeros(shape, at::kFloat); };
   parameters_ = {
-      {"W_enc", zeros({d_in, n_latents_}), zeros({d_in, n_latents_}), 1},
+      {"W_enc", zeros({n_latents_, d_in}).t(), zeros({n_latents_, d_in}).t(), 1},
       {"b_enc", zeros({n_latents_}), zeros({n_latents_}), 0},
       {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0},
       {"b_dec", zeros({d_in}), zeros({d_in})},
@@ -249,7 +249,7 @@ InferenceSae ReluL1Sae::to_inference(const InputTransform& transform) const {
   }
   for (std::int64_t j = 0; j < d; ++j) {
     for (std::int64_t i = 0; i < F; ++i) {
-      const auto w = static_cast<double>(W_enc[j * F + i]);
+      const auto w = static_cast<double>(W_enc[i * d + j]);  // latent-major
       if (!out.apply_b_dec_to_input) shift[i] += transform.centre[j] * w;
       out_W_enc[j * F + i] = static_cast<float>(w * norms[i]);
     }

@@ -37,8 +37,8 @@ struct StepInfo {
 /// One trained tensor. `weight` and `gradient` have the same shape and the same strides: each fills
 /// its memory without gaps, so element-wise work (Adam, sums over ranks, norms) may run over
 /// data_ptr() and numel() as long as everything that belongs together (moments too) is made by
-/// at::zeros_like(weight), which keeps the strides. The strides are the variant's choice: topk
-/// keeps W_enc latent-major (a transposed view of [n_latents, d_in]), because its sparse gradients
+/// at::zeros_like(weight), which keeps the strides. The strides are the variant's choice: all
+/// keep W_enc latent-major (a transposed view of [n_latents, d_in]), because sparse gradients
 /// arrive a latent at a time. Files hold the shape below in row-major order: write
 /// `weight.contiguous()`, read with `weight.copy_(...)`.
 struct Parameter {

@@ -84,7 +84,7 @@ std::array<at::Tensor, 4> formulas(const std::string& form, const std::array<at:
     const auto* sum = sums.const_data_ptr<double>();
     relu_l1_norm_gradient(weights, {sum, sum + sums.numel()}, n_tokens, kL1, gradients.W_dec);
   }
-  return {gradients.W_enc, b_enc, gradients.W_dec, b_dec};
+  return {gradients.W_enc.t(), b_enc, gradients.W_dec, b_dec};
 }
 
 class ReluL1FormTest : public ::testing::TestWithParam<const char*> {};
