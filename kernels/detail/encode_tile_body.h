@@ -16,6 +16,14 @@
 namespace thresher::kernels::detail {
 namespace {
 
+/// One vector at a time: g++ copies an array of them through the stack.
+template <class Vector>
+inline Vector load(const float* from) {
+  Vector out;
+  std::memcpy(&out, from, sizeof(out));
+  return out;
+}
+
 template <class Isa, int kRows, int kVectors>
 void run_tile(std::int64_t d, const float* x, const float* W, const float* bias,
               const float* row_bounds, const float* column_bounds, float* z, std::uint32_t* hits) {
@@ -27,7 +35,7 @@ void run_tile(std::int64_t d, const float* x, const float* W, const float* bias,
   Vector sums[kRows][kVectors] = {};
   for (std::int64_t p = 0; p < d; ++p, x += kRows, W += kCols) {
     Vector w[kVectors];
-    std::memcpy(w, W, sizeof(w));
+    for (int v = 0; v < kVectors; ++v) w[v] = load<Vector>(W + v * kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vector broadcast = x[r] - Vector{};
@@ -39,8 +47,10 @@ void run_tile(std::int64_t d, const float* x, const float* W, const float* bias,
   }
 
   Vector b[kVectors], bounds[kVectors];
-  std::memcpy(b, bias, sizeof(b));
-  std::memcpy(bounds, column_bounds, sizeof(bounds));
+  for (int v = 0; v < kVectors; ++v) {
+    b[v] = load<Vector>(bias + v * kWidth);
+    bounds[v] = load<Vector>(column_bounds + v * kWidth);
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const Vector row_bound = row_bounds[r] - Vector{};
