@@ -115,7 +115,13 @@ void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
     input_norms += std::sqrt(sum_of_squares(lane.centred[r]));
     recon_norms += std::sqrt(sum_of_squares(lane.centred[r] - lane.residuals[r]));
   }
-  if (recon_norms > 0) weight(kWEnc).mul_(input_norms / recon_norms);
+  const double ratio = recon_norms > 0 ? input_norms / recon_norms : 1;
+  weight(kWEnc).mul_(ratio);
+  if (!is_batch()) return;
+  // The sample counts as a millionth of a batch, so that an untrained SAE has a threshold too.
+  smallest_kept_ *= static_cast<float>(ratio);
+  threshold_weight_.fill_(1e-6);
+  threshold_sum_.fill_(1e-6 * static_cast<double>(smallest_kept_));
 }
 
 void TopKSae::begin_step(const StepInfo& info) {

@@ -83,8 +83,8 @@ class TopKSae final : public TrainingSae {
   float guess_bound(const kernels::EncoderProduct& product, comm::Communicator& comm);
   void update_threshold();
   double exported_threshold() const {
-    const double weight = threshold_weight_.const_data_ptr<double>()[0];
-    return weight > 0 ? threshold_sum_.const_data_ptr<double>()[0] / weight : 0;
+    return threshold_sum_.const_data_ptr<double>()[0] /
+           threshold_weight_.const_data_ptr<double>()[0];
   }
   void take_pairs(Lane& lane, std::int64_t first_row);
   void reconstruct(Lane& lane, const at::Tensor& x);

@@ -116,8 +116,8 @@ TEST(BatchTopKSaeTest, LearnsTheThresholdAsAMeanThatForgets) {
   double sum = 0, weight = 0;
   const double decay = std::exp(-16.0 / 32.0);
   for (std::int64_t index = 0; index < 4; ++index) {
-    const at::Tensor x =
-        normal_values({kTokens, kDim}, 50 + static_cast<std::uint64_t>(index)) * static_cast<double>(index + 1);
+    const at::Tensor x = normal_values({kTokens, kDim}, 50 + static_cast<std::uint64_t>(index)) *
+                         static_cast<double>(index + 1);
     const TopKReference reference = reference_of(*sae, x, {});
     sum = decay * sum + smallest_kept(reference);
     weight = decay * weight + 1;
@@ -132,6 +132,16 @@ TEST(BatchTopKSaeTest, LearnsTheThresholdAsAMeanThatForgets) {
   ASSERT_EQ(exported.threshold.numel(), kLatents);
   EXPECT_NEAR(exported.threshold.max().item<double>(), sum / weight / 4, 1e-5);
   EXPECT_EQ(exported.threshold.min().item<float>(), exported.threshold.max().item<float>());
+}
+
+TEST(BatchTopKSaeTest, HasAThresholdBeforeAnyTraining) {
+  TopKSae sae(small_config(), kDim);
+  const at::Tensor sample = normal_values({1024, kDim}, 1);
+  sae.initialise(7, sample);
+  InputTransform identity;
+  identity.centre.assign(kDim, 0);
+  const at::Tensor acts = sae.to_inference(identity).encode_dense(sample);
+  EXPECT_NEAR(at::count_nonzero(acts).item<double>() / 1024, 3, 0.02);
 }
 
 TEST(BatchTopKSaeTest, SelectsTheSameWhateverItGuesses) {
