@@ -32,14 +32,14 @@ constexpr std::int64_t kScaleRows = 1024;
 
 constexpr kernels::Exec kExec{};
 
-void scale(std::span<float> values, double factor) {
-  for (float& value : values) value = static_cast<float>(factor * static_cast<double>(value));
-}
-
 }  // namespace
 
 TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
-    : config_(config), k_(config.k_at(0)), firing_(config.latents(d_in)), b_dec_tree_(d_in) {
+    : config_(config),
+      k_(config.k_at(0)),
+      firing_(config.latents(d_in)),
+      sparse_(d_in, config.latents(d_in)),
+      b_dec_tree_(d_in) {
   d_in_ = d_in;
   n_latents_ = config.latents(d_in);
   if (config.k > n_latents_) {
@@ -67,7 +67,6 @@ TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
       {"b_dec", zeros({d_in}), zeros({d_in})},
   };
   mean_squared_input_ = at::full({1}, static_cast<double>(d_in), at::kDouble);
-  centred_ = at::empty({0}, options);
 }
 
 TopKSae::TopKSae(const BatchTopKConfig& config, std::int64_t d_in)
@@ -103,17 +102,16 @@ void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
 
   // Without an encoder bias the reconstruction is linear in the encoder's scale, so one ratio makes
   // the norms equal.
-  lanes_.resize(1);
   aux_k_now_ = 0;
   const at::Tensor x = sample.slice(0, 0, kScaleRows).contiguous();
   info_ = {};
   encode({x}, *comm::make_self_communicator());
-  Lane& lane = lanes_[0];
-  reconstruct(lane, x);
+  sparse_.reconstruct({x}, weight(kWDec), weight(kBDec));
+  const SparseLanes::Lane& lane = sparse_.lanes()[0];
   double input_norms = 0, recon_norms = 0;
   for (std::int64_t r = 0; r < lane.rows; ++r) {
-    input_norms += std::sqrt(sum_of_squares(lane.centred[r]));
-    recon_norms += std::sqrt(sum_of_squares(lane.centred[r] - lane.residuals[r]));
+    input_norms += std::sqrt(sum_of_squares(lane.inputs[r]));
+    recon_norms += std::sqrt(sum_of_squares(lane.inputs[r] - lane.residuals[r]));
   }
   const double ratio = recon_norms > 0 ? input_norms / recon_norms : 1;
   weight(kWEnc).mul_(ratio);
@@ -127,7 +125,6 @@ void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
 void TopKSae::begin_step(const StepInfo& info) {
   info_ = info;
   k_ = config_.k_at(info.tokens_before);
-  lanes_.resize(static_cast<std::size_t>(info.n_local_lanes));
   firing_.begin_step();
   b_dec_tree_.clear();
   n_dead_ = firing_.mark_dead(info.dead_window_tokens, dead_mask_);
@@ -137,53 +134,35 @@ void TopKSae::begin_step(const StepInfo& info) {
 void TopKSae::forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) {
   check_lanes(lanes);
   encode(lanes, comm);
+  sparse_.reconstruct(lanes, weight(kWDec), weight(kBDec));
+  std::vector<std::vector<double>> lane_sums;
+  error_sums_.clear();
   for (std::size_t i = 0; i < lanes.size(); ++i) {
-    reconstruct(lanes_[i], lanes[i]);
-    sum_lane(lanes_[i], lanes[i]);
+    lane_sums.push_back(sum_lane(sparse_.lanes()[i], lanes[i]));
   }
-  reduce_sums(comm);
+  reduce_sums(std::move(lane_sums), comm);
 }
 
-void TopKSae::reconstruct(Lane& lane, const at::Tensor& x) {
-  const std::int64_t rows = lane.rows;
-  const float* W_dec = weight(kWDec).const_data_ptr<float>();
-  if (!lane.residuals.defined()) lane.residuals = at::empty({0}, x.options());
-  lane.residuals.resize_({has_aux() ? 2 * rows : rows, d_in_});
-  lane.value_gradients.resize(lane.values.size());
-  float* error = lane.residuals.mutable_data_ptr<float>();
-  kernels::sparse_residuals(kExec, rows, d_in_, lane.row_offsets.data(), lane.indices.data(),
-                            lane.values.data(), W_dec, weight(kBDec).const_data_ptr<float>(),
-                            x.const_data_ptr<float>(), error, lane.value_gradients.data());
-  if (!has_aux()) return;
-  kernels::sparse_residuals(kExec, rows, d_in_, lane.row_offsets.data() + rows, lane.indices.data(),
-                            lane.values.data(), W_dec, nullptr, error, error + rows * d_in_,
-                            lane.value_gradients.data());
-}
-
-void TopKSae::sum_lane(Lane& lane, const at::Tensor& x) {
-  const at::Tensor error = lane.residuals.narrow(0, 0, lane.rows);
-  std::vector<double>& sums = lane.sums;
-  sums.assign(kSums, 0.0);
+std::vector<double> TopKSae::sum_lane(const SparseLanes::Lane& lane, const at::Tensor& x) {
+  const at::Tensor error = lane.error();
+  std::vector<double> sums(kSums, 0.0);
   sums[kTokens] = static_cast<double>(lane.rows);
   sums[kErrorSquares] = sum_of_squares(error);
   sums[kInputSquares] = sum_of_squares(x);
-  if (has_aux()) {
-    sums[kAuxErrorSquares] = sum_of_squares(lane.residuals.narrow(0, lane.rows, lane.rows));
-  }
-  for (std::int64_t i = 0; i < lane.row_offsets[lane.rows]; ++i) {
+  if (has_aux()) sums[kAuxErrorSquares] = sum_of_squares(lane.second_error());
+  for (std::size_t i = 0; i < lane.n_main(); ++i) {
     if (!(lane.values[i] > 0)) continue;
     sums[kActive] += 1;
     firing_.fire(lane.indices[i]);
   }
   const std::vector<double> x_sums = column_sums(x);
-  lane.error_sums = column_sums(error);
+  error_sums_.push_back(column_sums(error));
   sums.insert(sums.end(), x_sums.begin(), x_sums.end());
-  sums.insert(sums.end(), lane.error_sums.begin(), lane.error_sums.end());
+  sums.insert(sums.end(), error_sums_.back().begin(), error_sums_.back().end());
+  return sums;
 }
 
-void TopKSae::reduce_sums(comm::Communicator& comm) {
-  std::vector<std::vector<double>> lane_sums;
-  for (Lane& lane : lanes_) lane_sums.push_back(std::move(lane.sums));
+void TopKSae::reduce_sums(std::vector<std::vector<double>> lane_sums, comm::Communicator& comm) {
   sums_ = lane_tree_sum(std::move(lane_sums));
   // A pre-activation that is not a number is never selected: the loss has to tell.
   if (not_numbers_ > 0) sums_[kErrorSquares] = std::numeric_limits<double>::quiet_NaN();
@@ -199,53 +178,24 @@ void TopKSae::reduce_sums(comm::Communicator& comm) {
   if (aux_denominator_ <= kNoVariance * sums_[kErrorSquares]) aux_denominator_ = 0;
 }
 
-void TopKSae::sort_pairs(Lane& lane) {
-  // A dead latent may be in both selections. Its pairs go into one list, because two gradients
-  // added after their own sums over lanes would not have the same bits for every split of the
-  // lanes.
-  const auto sparse_rows = static_cast<std::int64_t>(lane.row_offsets.size()) - 1;
-  lane.offsets.resize(static_cast<std::size_t>(n_latents_ + 1));
-  lane.pair_rows.resize(lane.values.size());
-  lane.pair_slots.resize(lane.values.size());
-  kernels::sort_pairs_by_latent(sparse_rows, n_latents_, lane.row_offsets.data(),
-                                lane.indices.data(), lane.values.data(), lane.offsets.data(),
-                                lane.pair_rows.data(), lane.pair_slots.data());
-}
-
-void TopKSae::backward_lane(Lane& lane) {
-  sort_pairs(lane);
+void TopKSae::backward() {
   // The gradient of a reconstruction is its residual times a factor. The factor goes into the
   // pairs, which are fewer.
   const double tokens = static_cast<double>(info_.batch_tokens);
   const double V = mean_squared_input_.const_data_ptr<double>()[0];
   const double main_factor = -2 / (tokens * V);
-  const auto n_main = static_cast<std::size_t>(lane.row_offsets[lane.rows]);
-  const std::span<float> values(lane.values), gradients(lane.value_gradients);
-  scale(values.first(n_main), main_factor);
-  scale(gradients.first(n_main), main_factor);
-  if (has_aux()) {
-    const double aux_factor = aux_denominator_ > 0 ? -2 * aux_weight() / aux_denominator_ : 0;
-    scale(values.subspan(n_main), aux_factor);
-    scale(gradients.subspan(n_main), aux_factor);
+  const double aux_factor = aux_denominator_ > 0 ? -2 * aux_weight() / aux_denominator_ : 0;
+  for (std::size_t i = 0; i < sparse_.lanes().size(); ++i) {
+    SparseLanes::Lane& lane = sparse_.lanes()[i];
+    for (std::vector<float>* pairs : {&lane.values, &lane.value_gradients}) {
+      scale_values(lane.main(*pairs), main_factor);
+      if (has_aux()) scale_values(lane.second(*pairs), aux_factor);
+    }
+    std::vector<float> b_dec;
+    for (const double sum : error_sums_[i]) b_dec.push_back(static_cast<float>(main_factor * sum));
+    b_dec_tree_.add(b_dec);
   }
-  std::vector<float> b_dec;
-  for (const double sum : lane.error_sums) b_dec.push_back(static_cast<float>(main_factor * sum));
-  b_dec_tree_.add(b_dec);
-}
-
-void TopKSae::backward() {
-  std::vector<kernels::LatentPairs> lanes;
-  for (Lane& lane : lanes_) {
-    backward_lane(lane);
-    lanes.push_back({lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data(),
-                     lane.values.data(), lane.value_gradients.data(),
-                     lane.residuals.const_data_ptr<float>(), lane.centred.const_data_ptr<float>(),
-                     lane.rows});
-  }
-  kernels::accumulate_gradients(kExec, n_latents_, d_in_, static_cast<std::int64_t>(lanes.size()),
-                                lanes.data(), gradient(kWDec).mutable_data_ptr<float>(),
-                                gradient(kWEnc).mutable_data_ptr<float>(),
-                                gradient(kBEnc).mutable_data_ptr<float>());
+  sparse_.accumulate(gradient(kWDec), gradient(kWEnc), gradient(kBEnc));
   const std::span<const float> b_dec = b_dec_tree_.result();
   std::copy(b_dec.begin(), b_dec.end(), gradient(kBDec).mutable_data_ptr<float>());
 }

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "kernels/encode_select.h"
-#include "kernels/sparse_decode.h"
 #include "kernels/tree_sum.h"
 #include "sae/firing_history.h"
+#include "sae/sparse_lanes.h"
 #include "sae/training_sae.h"
 
 namespace thresher::sae {
@@ -43,23 +43,6 @@ class TopKSae final : public TrainingSae {
   InferenceSae to_inference(const InputTransform& transform) const override;
 
  private:
-  /// What one lane keeps between forward and backward. Its sparse rows are those of the main
-  /// selection (k slots each), then those of AuxK (aux_k slots each) where it is active; the rows
-  /// of `residuals` are their errors: the main one's, and below it AuxK's.
-  struct Lane {
-    std::int64_t rows = 0;
-    at::Tensor centred;                     // [rows, d_in]  x - b_dec, a part of centred_
-    at::Tensor residuals;                   // [rows, d_in] or [2 rows, d_in]
-    std::vector<std::int64_t> row_offsets;  // see kernels/sparse_decode.h
-    std::vector<float> values;  // after ReLU; backward multiplies them by their loss's factor
-    std::vector<std::int32_t> indices;
-    std::vector<float> value_gradients;  // backward multiplies them likewise
-    std::vector<std::int64_t> offsets;   // pairs by latent, main before AuxK: [n_latents + 1]
-    std::vector<std::int32_t> pair_rows, pair_slots;
-    std::vector<double> sums;        // see kSums in topk_sae.cpp
-    std::vector<double> error_sums;  // columns of the main error
-  };
-
   at::Tensor& weight(int parameter) {
     return parameters_[static_cast<std::size_t>(parameter)].weight;
   }
@@ -74,7 +57,7 @@ class TopKSae final : public TrainingSae {
   double aux_weight() const;
 
   bool is_batch() const { return batch_config_.has_value(); }
-  /// Fills rows, centred, the pairs and their offsets of every lane.
+  /// Inputs and pairs of every lane.
   void encode(const std::vector<at::Tensor>& lanes, comm::Communicator& comm);
   void select(const kernels::EncoderProduct& product, comm::Communicator& comm);
   void select_in_batch(const kernels::EncoderProduct& product, const std::uint8_t* mask,
@@ -86,12 +69,8 @@ class TopKSae final : public TrainingSae {
     return threshold_sum_.const_data_ptr<double>()[0] /
            threshold_weight_.const_data_ptr<double>()[0];
   }
-  void take_pairs(Lane& lane, std::int64_t first_row);
-  void reconstruct(Lane& lane, const at::Tensor& x);
-  void sum_lane(Lane& lane, const at::Tensor& x);
-  void reduce_sums(comm::Communicator& comm);
-  void backward_lane(Lane& lane);
-  void sort_pairs(Lane& lane);
+  std::vector<double> sum_lane(const SparseLanes::Lane& lane, const at::Tensor& x);
+  void reduce_sums(std::vector<std::vector<double>> lane_sums, comm::Communicator& comm);
 
   TopKConfig config_;
   std::optional<BatchTopKConfig> batch_config_;  // batch_topk
@@ -112,9 +91,9 @@ class TopKSae final : public TrainingSae {
   kernels::EncodeSelect encode_select_;
   kernels::SelectedPairs selected_, aux_selected_;  // in all local lanes' rows
   std::int64_t not_numbers_ = 0;                    // NaN among the pre-activations of local rows
-  at::Tensor centred_;                              // [rows, d_in], all local lanes
-  std::vector<Lane> lanes_;
-  std::vector<double> sums_;  // over the global batch
+  SparseLanes sparse_;
+  std::vector<std::vector<double>> error_sums_;  // by lane, the columns of its error
+  std::vector<double> sums_;                     // over the global batch
   double aux_denominator_ = 0;
   kernels::LaneTree b_dec_tree_;
 };

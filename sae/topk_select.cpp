@@ -21,10 +21,6 @@ constexpr float kGuess = 0.8f;
 constexpr std::int64_t kGuessRows = 128;  // of the first batch, where there is no last one
 constexpr float kLeastPositive = std::numeric_limits<float>::denorm_min();
 
-void relu(std::span<float> values) {
-  for (float& value : values) value = std::max(value, 0.0f);
-}
-
 /// Room for k pairs in each of `rows`.
 kernels::TopKSlots slots_of(kernels::SelectedPairs& pairs, std::int64_t rows, std::int64_t k) {
   pairs.row_offsets.resize(static_cast<std::size_t>(rows + 1));
@@ -37,25 +33,9 @@ kernels::TopKSlots slots_of(kernels::SelectedPairs& pairs, std::int64_t rows, st
 }  // namespace
 
 void TopKSae::encode(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) {
-  std::int64_t rows = 0;
-  for (const at::Tensor& x : lanes) rows += x.size(0);
-  centred_.resize_({rows, d_in_});
-  for (std::int64_t i = 0, first = 0; i < static_cast<std::int64_t>(lanes.size()); ++i) {
-    Lane& lane = lanes_[static_cast<std::size_t>(i)];
-    const at::Tensor& x = lanes[static_cast<std::size_t>(i)];
-    lane.rows = x.size(0);
-    lane.centred = centred_.narrow(0, first, lane.rows);
-    at::sub_out(lane.centred, x, weight(kBDec));
-    first += lane.rows;
-  }
-  select({rows, d_in_, n_latents_, centred_.const_data_ptr<float>(),
-          weight(kWEnc).const_data_ptr<float>(), weight(kBEnc).const_data_ptr<float>()},
-         comm);
-  std::int64_t first = 0;
-  for (Lane& lane : lanes_) {
-    take_pairs(lane, first);
-    first += lane.rows;
-  }
+  sparse_.take_inputs(lanes, weight(kBDec));
+  select(sparse_.product(weight(kWEnc), weight(kBEnc)), comm);
+  sparse_.take_pairs(selected_, has_aux() ? &aux_selected_ : nullptr);
 }
 
 void TopKSae::select(const kernels::EncoderProduct& product, comm::Communicator& comm) {
@@ -114,24 +94,6 @@ void TopKSae::update_threshold() {
   auto* weight = threshold_weight_.mutable_data_ptr<double>();
   *sum = decay * *sum + (1 - decay) * static_cast<double>(smallest_kept_);
   *weight = decay * *weight + (1 - decay);
-}
-
-void TopKSae::take_pairs(Lane& lane, std::int64_t first_row) {
-  lane.row_offsets.assign(1, 0);
-  lane.values.clear();
-  lane.indices.clear();
-  const auto take = [&](const kernels::SelectedPairs& selected) {
-    const std::int64_t* offsets = selected.row_offsets.data() + first_row;
-    lane.values.insert(lane.values.end(), selected.values.begin() + offsets[0],
-                       selected.values.begin() + offsets[lane.rows]);
-    lane.indices.insert(lane.indices.end(), selected.indices.begin() + offsets[0],
-                        selected.indices.begin() + offsets[lane.rows]);
-    const std::int64_t before = lane.row_offsets.back() - offsets[0];
-    for (std::int64_t r = 1; r <= lane.rows; ++r) lane.row_offsets.push_back(before + offsets[r]);
-  };
-  take(selected_);
-  if (has_aux()) take(aux_selected_);
-  relu(lane.values);
 }
 
 }  // namespace thresher::sae
