@@ -75,8 +75,8 @@ are errors with file, line and column. Anchors, aliases and tags are refused. Wh
 `run.name` is the file's name, `cache.dir` is `caches/` and that name, an SAE's `name` is its type, its `hook_point` the
 cache's only one, and the length of training follows from the size of the cache; each start says what was chosen, and
 `config.resolved.yaml` in the run directory holds it. Any key can
-be set on the command line: `--set train.learning_rate=3e-4`, `--set sae.0.k=16` or, by the SAE's name,
-`--set sae.topk.k=16`. Under `sae` any key but `name` and `type` may be a list of values, and a number also a range,
+be set on the command line: `--set train.learning_rate=3e-4`, `--set sae.0.k=16` or, by the SAE's name as the file has
+it, `--set sae.topk.k=16`; a single SAE without a list also as `--set sae.k=16`. Names may hold dots. Under `sae` any key but `name` and `type` may be a list of values, and a number also a range,
 `{from: 1e-4, to: 1e-3, steps: 4, scale: log}`: the entry then stands for one SAE a combination
 ([training.md](training.md)).
 )";

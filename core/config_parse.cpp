@@ -4,6 +4,7 @@
 #include <yaml-cpp/parser.h>
 
 #include <algorithm>
+#include <span>
 #include <sstream>
 #include <utility>
 
@@ -259,28 +260,52 @@ void set_place(ConfigNode& node, const std::string& place) {
   }
 }
 
-ConfigNode& list_entry(ConfigNode& list, const std::string& step, const std::string& place,
-                       const std::string& so_far) {
-  for (std::size_t i = 0; i < list.items.size(); ++i) {
-    const ConfigNode* name = list.items[i].find("name");
-    if (name == nullptr) name = list.items[i].find("type");
-    if (step == std::to_string(i) || (name != nullptr && name->text == step)) return list.items[i];
+/// How many of `steps` name an entry of a list, by its number or by its name, which may hold dots;
+/// 0: it is another entry.
+std::size_t steps_naming(const ConfigNode& entry, std::size_t number,
+                         std::span<const std::string> steps) {
+  const ConfigNode* name = entry.find("name");
+  if (name == nullptr) name = entry.find("type");
+  std::size_t longest = steps[0] == std::to_string(number) ? 1 : 0;
+  std::string joined;
+  for (std::size_t i = 0; i < steps.size() && name != nullptr; ++i) {
+    joined += (i > 0 ? "." : "") + steps[i];
+    if (joined == name->text) longest = i + 1;
   }
-  throw UsageError(fmt::format("{}: {} has no entry {}", place, so_far, step),
+  return longest;
+}
+
+/// The entry that the first of `steps` name, and how many they are.
+std::pair<ConfigNode*, std::size_t> list_entry(ConfigNode& list, std::span<const std::string> steps,
+                                               const std::string& place,
+                                               const std::string& so_far) {
+  std::pair<ConfigNode*, std::size_t> found = {nullptr, 0};
+  for (std::size_t i = 0; i < list.items.size(); ++i) {
+    const std::size_t used = steps_naming(list.items[i], i, steps);
+    if (used > found.second) found = {&list.items[i], used};
+  }
+  if (found.first != nullptr) return found;
+  throw UsageError(fmt::format("{}: {} has no entry {}", place, so_far, steps[0]),
                    fmt::format("a number from 0 to {}, or an entry's name",
                                static_cast<std::int64_t>(list.items.size()) - 1));
 }
 
-ConfigNode& map_entry(ConfigNode& map, const std::string& step, const std::string& place) {
+/// The value under the first of `steps`, or the map itself where it has a type and stands for a
+/// list of one entry, which they name; and how many they are.
+std::pair<ConfigNode*, std::size_t> map_entry(ConfigNode& map, std::span<const std::string> steps,
+                                              const std::string& place) {
+  const std::string& step = steps[0];
   for (auto& [key, value] : map.members) {
-    if (key.text == step) return value;
+    if (key.text == step) return {&value, 1};
   }
+  const std::size_t used = map.find("type") == nullptr ? 0 : steps_naming(map, 0, steps);
+  if (used > 0) return {&map, used};
   ConfigNode key;
   key.text = step;
   key.file = place;
   ConfigNode value;
   value.file = place;
-  return map.members.emplace_back(std::move(key), std::move(value)).second;
+  return {&map.members.emplace_back(std::move(key), std::move(value)).second, 1};
 }
 
 }  // namespace
@@ -317,16 +342,19 @@ void apply_override(ConfigNode& root, std::string_view key_equals_value) {
   set_place(value, place);
   ConfigNode* node = &root;
   std::string so_far;
-  for (const std::string& step : steps) {
+  for (std::span<const std::string> left = steps; !left.empty();) {
     const bool is_empty =
         node->kind == ConfigNode::Kind::kScalar && node->text.empty() && !node->is_quoted;
     if (is_empty) node->kind = ConfigNode::Kind::kMap;
     if (node->kind == ConfigNode::Kind::kScalar) {
       throw UsageError(fmt::format("{}: {} is a single value and has no parts", place, so_far));
     }
-    node = node->kind == ConfigNode::Kind::kList ? &list_entry(*node, step, place, so_far)
-                                                 : &map_entry(*node, step, place);
-    so_far += (so_far.empty() ? "" : ".") + step;
+    const auto [entry, used] = node->kind == ConfigNode::Kind::kList
+                                   ? list_entry(*node, left, place, so_far)
+                                   : map_entry(*node, left, place);
+    node = entry;
+    for (const std::string& step : left.first(used)) so_far += (so_far.empty() ? "" : ".") + step;
+    left = left.subspan(used);
   }
   *node = std::move(value);
 }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/json_reason.h"
+#include "core/visible_text.h"
 
 namespace thresher {
 namespace {
@@ -84,7 +85,7 @@ class FieldHandler {
     return true;
   }
 
-  const std::string& field_;
+  const std::string& field_;  // as messages show it
   const std::vector<std::string>& path_;
   JsonFieldReader::Result& result_;
   std::vector<bool> is_on_path_;  // of each open object or list
@@ -94,7 +95,7 @@ class FieldHandler {
 
 }  // namespace
 
-JsonFieldReader::JsonFieldReader(std::string_view field) : field_(field) {
+JsonFieldReader::JsonFieldReader(std::string_view field) : shown_field_(escape_control(field)) {
   for (std::size_t begin = 0; begin <= field.size();) {
     const std::size_t end = std::min(field.find('.', begin), field.size());
     path_.emplace_back(field.substr(begin, end - begin));
@@ -109,7 +110,7 @@ JsonFieldReader::Result JsonFieldReader::read(std::string_view object) const {
     result.problem = fmt::format("not valid JSON at column {}: a NUL byte", nul + 1);
     return result;
   }
-  FieldHandler handler(field_, path_, result);
+  FieldHandler handler(shown_field_, path_, result);
   nlohmann::json::sax_parse(object.begin(), object.end(), &handler);
   handler.finish();
   return result;

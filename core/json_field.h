@@ -20,11 +20,11 @@ class JsonFieldReader {
   /// The field of one object. As strict as Json::parse (one value, valid UTF-8, no NUL, at most 64
   /// levels), but other keys may repeat. The problem is without bytes of the input and says where:
   /// "not valid JSON at column 7: ...", "no field text", "text is not a string", "text is there
-  /// twice".
+  /// twice". Control characters of the field's name are escaped.
   Result read(std::string_view object) const;
 
  private:
-  std::string field_;
+  std::string shown_field_;
   std::vector<std::string> path_;
 };
 

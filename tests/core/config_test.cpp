@@ -296,6 +296,37 @@ TEST(Config, OverridesValuesAndNamesTheCommandLineInErrors) {
   }
 }
 
+TEST(Config, OverridesASingleEntryByNumberAndByName) {
+  ConfigNode root = parse_config("sae: {type: topk, k: 1}\nrun: {name: mine}\n", "a.yaml");
+  const ConfigNode& sae = *root.find("sae");
+  apply_override(root, "sae.0.k=16");
+  EXPECT_EQ(sae.find("k")->text, "16");
+  apply_override(root, "sae.topk.k=17");
+  EXPECT_EQ(sae.find("k")->text, "17");
+  apply_override(root, "sae.k=18");
+  EXPECT_EQ(sae.find("k")->text, "18");
+  EXPECT_EQ(sae.members.size(), 2U);
+  apply_override(root, "sae.name=a.b");
+  apply_override(root, "sae.a.b.k=19");
+  EXPECT_EQ(sae.find("k")->text, "19");
+  apply_override(root, "sae.topk.k=20");  // no longer its name
+  EXPECT_NE(sae.find("topk"), nullptr);
+  apply_override(root, "run.mine.seed=1");  // only entries with a type are a list of one
+  EXPECT_NE(root.find("run")->find("mine"), nullptr);
+}
+
+TEST(Config, OverridesTheEntryWithTheLongestName) {
+  ConfigNode root = parse_config(
+      "sae: [{name: topk-lr0}, {name: topk-lr0.001, k: 1}, {name: topk-lr0.001.2}]\n", "a.yaml");
+  apply_override(root, "sae.topk-lr0.001.k=16");
+  apply_override(root, "sae.topk-lr0.001.2.k=17");
+  apply_override(root, "sae.topk-lr0.k=18");
+  const std::vector<ConfigNode>& entries = root.find("sae")->items;
+  EXPECT_EQ(entries.at(0).find("k")->text, "18");
+  EXPECT_EQ(entries.at(1).find("k")->text, "16");
+  EXPECT_EQ(entries.at(2).find("k")->text, "17");
+}
+
 TEST(Config, RefusesMalformedOverrides) {
   const std::vector<BadConfig> cases = {
       {"s.tokens", "--set s.tokens: there is no ="},

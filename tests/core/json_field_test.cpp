@@ -35,6 +35,7 @@ TEST(JsonField, SaysWhyThereIsNone) {
   EXPECT_EQ(problem_of("text", R"(["text", "a"])"), "no field text");
   EXPECT_EQ(problem_of("text", R"("text")"), "no field text");
   EXPECT_EQ(problem_of("meta.text", R"({"meta": "a", "text": "b"})"), "no field meta.text");
+  EXPECT_EQ(problem_of("a\n\x1b[31m", R"({"text": "a"})"), "no field a\\n\\x1b[31m");
   EXPECT_EQ(problem_of("text", R"({"text": null})"), "text is not a string");
   EXPECT_EQ(problem_of("text", R"({"text": ["a"]})"), "text is not a string");
   EXPECT_EQ(problem_of("text", R"({"text": 1})"), "text is not a string");
