@@ -44,19 +44,26 @@ double mean_living_norm(const at::Tensor& W_enc, const std::vector<std::uint8_t>
 
 }  // namespace
 
+double ReluL1Sae::row_penalty(std::size_t lane, std::int64_t row) const {
+  if (is_sparse_) return row_penalties_[lane][static_cast<std::size_t>(row)];
+  const float* acts = lanes_[lane].latent_acts.const_data_ptr<float>() + row * n_latents_;
+  double penalty = 0;
+  for (std::int64_t i = 0; i < n_latents_; ++i) penalty += static_cast<double>(acts[i]);
+  return penalty;
+}
+
 std::vector<double> ReluL1Sae::candidate_weights(comm::Communicator& comm) const {
   std::vector<double> weights(static_cast<std::size_t>(info_.batch_tokens), 0.0);
   std::size_t at = static_cast<std::size_t>(first_local_row(comm));
-  for (const ReluL1Lane& lane : lanes_) {
-    const float* error = lane.error.const_data_ptr<float>();
-    const float* acts = lane.latent_acts.const_data_ptr<float>();
-    for (std::int64_t r = 0; r < lane.x.size(0); ++r, error += d_in_, acts += n_latents_) {
-      double loss = 0, penalty = 0;
+  for (std::size_t l = 0; l < static_cast<std::size_t>(info_.n_local_lanes); ++l) {
+    const at::Tensor errors = lane_error(l);
+    const float* error = errors.const_data_ptr<float>();
+    for (std::int64_t r = 0; r < errors.size(0); ++r, error += d_in_) {
+      double loss = 0;
       for (std::int64_t j = 0; j < d_in_; ++j) {
         loss += static_cast<double>(error[j]) * static_cast<double>(error[j]);
       }
-      for (std::int64_t i = 0; i < n_latents_; ++i) penalty += static_cast<double>(acts[i]);
-      loss += l1_ * penalty;
+      loss += l1_ * row_penalty(l, r);
       weights[at++] = loss * loss;
     }
   }
@@ -70,13 +77,13 @@ at::Tensor ReluL1Sae::gather_inputs(const std::vector<std::int64_t>& rows,
   at::Tensor inputs = at::zeros({static_cast<std::int64_t>(rows.size()), d_in_}, at::kFloat);
   float* out = inputs.mutable_data_ptr<float>();
   const std::int64_t first = first_local_row(comm);
-  const std::int64_t lane_rows = lanes_.front().x.size(0);
-  const auto n_local = static_cast<std::int64_t>(lanes_.size()) * lane_rows;
+  const std::int64_t lane_rows = lane_inputs(0).size(0);
+  const std::int64_t n_local = info_.n_local_lanes * lane_rows;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const std::int64_t local = rows[i] - first;
     if (local < 0 || local >= n_local) continue;
-    const auto& lane = lanes_[static_cast<std::size_t>(local / lane_rows)];
-    const float* x = lane.x.const_data_ptr<float>() + local % lane_rows * d_in_;
+    const at::Tensor& lane = lane_inputs(static_cast<std::size_t>(local / lane_rows));
+    const float* x = lane.const_data_ptr<float>() + local % lane_rows * d_in_;
     // Adding 0 makes -0 into 0, as the sum over several ranks does.
     for (std::int64_t j = 0; j < d_in_; ++j) {
       out[static_cast<std::int64_t>(i) * d_in_ + j] = x[j] + 0.0F;

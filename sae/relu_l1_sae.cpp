@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 
 #include "core/error.h"
@@ -26,14 +27,39 @@ constexpr std::int64_t kScaleRows = 1024;
 
 constexpr kernels::Exec kExec{};
 
+// Up to this part of the dictionary active on average, sparse products are faster than dense ones
+// (`thresher bench step --variant relu_l1 --l0 N` shows both sides of it).
+constexpr double kSparseShare = 1.0 / 8;
+
 std::span<const float> values_of(const at::Tensor& tensor) {
   return {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
+}
+
+std::vector<float> narrowed(const std::vector<double>& values) {
+  return {values.begin(), values.end()};
+}
+
+void take_sum(const kernels::LaneTree& tree, at::Tensor& gradient) {
+  const std::span<const float> sum = tree.result();
+  std::copy(sum.begin(), sum.end(), gradient.mutable_data_ptr<float>());
+}
+
+/// A lane's sums but for those of the latents.
+std::vector<double> sums_of(const at::Tensor& x, const at::Tensor& error, std::int64_t n_active) {
+  std::vector<double> sums(kSums, 0.0);
+  sums[kTokens] = static_cast<double>(x.size(0));
+  sums[kErrorSquares] = sum_of_squares(error);
+  sums[kInputSquares] = sum_of_squares(x);
+  sums[kActive] = static_cast<double>(n_active);
+  const std::vector<double> x_sums = column_sums(x);
+  sums.insert(sums.end(), x_sums.begin(), x_sums.end());
+  return sums;
 }
 
 }  // namespace
 
 ReluL1Sae::ReluL1Sae(const ReluL1Config& config, std::int64_t d_in)
-    : config_(config), firing_(config.latents(d_in)) {
+    : config_(config), firing_(config.latents(d_in)), sparse_(d_in, config.latents(d_in)) {
   d_in_ = d_in;
   n_latents_ = config.latents(d_in);
   const auto zeros = [](at::IntArrayRef shape) { return at::zeros(shape, at::kFloat); };
@@ -44,11 +70,12 @@ ReluL1Sae::ReluL1Sae(const ReluL1Config& config, std::int64_t d_in)
       {"b_dec", zeros({d_in}), zeros({d_in})},
   };
   decoder_norms_ = zeros({n_latents_});
+  last_l0_ = at::full({1}, std::numeric_limits<double>::infinity(), at::kDouble);
   for (const Parameter& parameter : parameters_) trees_.emplace_back(parameter.weight.numel());
 }
 
 std::vector<std::pair<std::string, at::Tensor>> ReluL1Sae::buffers() {
-  return {{"tokens_since_fired", firing_.tokens_since_fired()}};
+  return {{"tokens_since_fired", firing_.tokens_since_fired()}, {"last_l0", last_l0_}};
 }
 
 void ReluL1Sae::initialise(std::uint64_t seed, const at::Tensor& sample) {
@@ -94,8 +121,7 @@ void ReluL1Sae::begin_step(const StepInfo& info) {
   l1_ = config_.l1_at(info.tokens_before, info.total_tokens);
   replaced_.clear();
   lanes_.resize(static_cast<std::size_t>(info.n_local_lanes));
-  lane_sums_.assign(lanes_.size(), {});
-  for (kernels::LaneTree& tree : trees_) tree.clear();
+  is_sparse_ = last_l0_.item<double>() <= kSparseShare * static_cast<double>(n_latents_);
   firing_.begin_step();
   if (config_.is_bricken()) return;
   kernels::row_norms(kExec, n_latents_, d_in_, parameters_[kWDec].weight.const_data_ptr<float>(),
@@ -104,45 +130,81 @@ void ReluL1Sae::begin_step(const StepInfo& info) {
 
 void ReluL1Sae::forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) {
   check_lanes(lanes);
-  for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
-    forward_lane(static_cast<std::int64_t>(lane), lanes[lane]);
-  }
-  sums_ = lane_tree_sum(std::move(lane_sums_));
+  sums_ = lane_tree_sum(is_sparse_ ? forward_sparse(lanes) : forward_dense(lanes));
+  // A pre-activation that is not a number is left out of a sparse step: the loss has to tell.
+  if (not_numbers_ > 0) sums_[kErrorSquares] = std::numeric_limits<double>::quiet_NaN();
   comm.all_reduce_sum(std::span<double>(sums_), "sae." + config_.name + ".forward");
   THRESHER_CHECK(sums_[kTokens] == static_cast<double>(info_.batch_tokens),
                  "the lanes of all ranks hold batch_tokens rows");
 }
 
-void ReluL1Sae::forward_lane(std::int64_t lane_index, const at::Tensor& x) {
-  ReluL1Lane& lane = lanes_.at(static_cast<std::size_t>(lane_index));
-  // A copy of its own: products may round differently for another memory alignment, and a lane must
-  // have the same bits wherever its rows lay in a batch.
-  if (!lane.x.defined()) lane.x = at::empty({0}, x.options());
-  lane.x.resize_(x.sizes());
-  if (config_.is_bricken()) {
-    at::sub_out(lane.x, x, parameters_[kBDec].weight);
-  } else {
-    lane.x.copy_(x);
+std::vector<std::vector<double>> ReluL1Sae::forward_dense(const std::vector<at::Tensor>& lanes) {
+  std::vector<std::vector<double>> lane_sums;
+  not_numbers_ = 0;
+  for (std::size_t i = 0; i < lanes.size(); ++i) {
+    ReluL1Lane& lane = lanes_[i];
+    // A copy of its own: products may round differently for another memory alignment, and a lane
+    // must have the same bits wherever its rows lay in a batch.
+    if (!lane.x.defined()) lane.x = at::empty({0}, lanes[i].options());
+    lane.x.resize_(lanes[i].sizes());
+    if (config_.is_bricken()) {
+      at::sub_out(lane.x, lanes[i], parameters_[kBDec].weight);
+    } else {
+      lane.x.copy_(lanes[i]);
+    }
+    relu_l1_forward(weights(), lane);
+    firing_.fire_dense(lane.latent_acts);
+    const std::int64_t n_active = at::count_nonzero(lane.latent_acts).item<std::int64_t>();
+    lane_sums.push_back(sums_of(lane.x, lane.error, n_active));
+    const std::vector<double> latent_sums = column_sums(lane.latent_acts);
+    lane_sums.back().insert(lane_sums.back().end(), latent_sums.begin(), latent_sums.end());
   }
-  relu_l1_forward(weights(), lane);
-  firing_.fire_dense(lane.latent_acts);
+  return lane_sums;
+}
 
-  std::vector<double>& sums = lane_sums_[static_cast<std::size_t>(lane_index)];
-  sums.assign(kSums, 0.0);
-  sums[kTokens] = static_cast<double>(x.size(0));
-  sums[kErrorSquares] = sum_of_squares(lane.error);
-  sums[kInputSquares] = sum_of_squares(lane.x);
-  sums[kActive] = static_cast<double>(at::count_nonzero(lane.latent_acts).item<std::int64_t>());
-  const std::vector<double> x_sums = column_sums(lane.x);
-  const std::vector<double> latent_sums = column_sums(lane.latent_acts);
-  sums.insert(sums.end(), x_sums.begin(), x_sums.end());
-  sums.insert(sums.end(), latent_sums.begin(), latent_sums.end());
+std::vector<std::vector<double>> ReluL1Sae::forward_sparse(const std::vector<at::Tensor>& lanes) {
+  const at::Tensor none;
+  sparse_.take_inputs(lanes, config_.is_bricken() ? parameters_[kBDec].weight : none);
+  not_numbers_ =
+      encode_select_.above(sparse_.product(parameters_[kWEnc].weight, parameters_[kBEnc].weight),
+                           std::numeric_limits<float>::denorm_min(), selected_);
+  sparse_.take_pairs(selected_, nullptr);
+  std::vector<at::Tensor> inputs;
+  for (const SparseLanes::Lane& lane : sparse_.lanes()) inputs.push_back(lane.inputs);
+  sparse_.reconstruct(inputs, parameters_[kWDec].weight,
+                      config_.is_bricken() ? none : parameters_[kBDec].weight);
+  std::vector<std::vector<double>> lane_sums;
+  row_penalties_.assign(lanes.size(), {});
+  for (std::size_t l = 0; l < lanes.size(); ++l) {
+    const SparseLanes::Lane& lane = sparse_.lanes()[l];
+    std::vector<double> latent_sums(static_cast<std::size_t>(n_latents_), 0.0);
+    for (std::int64_t r = 0; r < lane.rows; ++r) {
+      double penalty = 0;
+      for (std::int64_t p = lane.row_offsets[r]; p < lane.row_offsets[r + 1]; ++p) {
+        const auto value = static_cast<double>(lane.values[p]);
+        penalty += value;
+        latent_sums[static_cast<std::size_t>(lane.indices[p])] += value;
+        firing_.fire(lane.indices[p]);
+      }
+      row_penalties_[l].push_back(penalty);
+    }
+    lane_sums.push_back(
+        sums_of(lane.inputs, lane.error(), static_cast<std::int64_t>(lane.n_main())));
+    lane_sums.back().insert(lane_sums.back().end(), latent_sums.begin(), latent_sums.end());
+  }
+  return lane_sums;
 }
 
 void ReluL1Sae::backward() {
-  const auto narrowed = [](const std::vector<double>& values) {
-    return std::vector<float>(values.begin(), values.end());
-  };
+  for (kernels::LaneTree& tree : trees_) tree.clear();
+  if (is_sparse_) {
+    backward_sparse();
+  } else {
+    backward_dense();
+  }
+}
+
+void ReluL1Sae::backward_dense() {
   for (const ReluL1Lane& lane : lanes_) {
     relu_l1_backward(weights(), lane, static_cast<double>(info_.batch_tokens), l1_,
                      lane_gradients_);
@@ -151,13 +213,40 @@ void ReluL1Sae::backward() {
     trees_[kWDec].add(values_of(lane_gradients_.W_dec));
     trees_[kBDec].add(narrowed(lane_gradients_.b_dec));
   }
-  for (std::size_t p = 0; p < parameters_.size(); ++p) {
-    const std::span<const float> sum = trees_[p].result();
-    std::copy(sum.begin(), sum.end(), parameters_[p].gradient.mutable_data_ptr<float>());
+  for (std::size_t p = 0; p < parameters_.size(); ++p) take_sum(trees_[p], parameters_[p].gradient);
+}
+
+void ReluL1Sae::backward_sparse() {
+  const auto tokens = static_cast<double>(info_.batch_tokens);
+  const float* norms = decoder_norms_.const_data_ptr<float>();
+  for (SparseLanes::Lane& lane : sparse_.lanes()) {
+    // The gradient of the reconstruction is the error times a factor, which goes into the pairs.
+    const double factor = -2 / tokens;
+    for (std::size_t p = 0; p < lane.values.size(); ++p) {
+      const double norm = config_.is_bricken() ? 1 : static_cast<double>(norms[lane.indices[p]]);
+      lane.value_gradients[p] = static_cast<float>(
+          factor * static_cast<double>(lane.value_gradients[p]) + l1_ / tokens * norm);
+    }
+    scale_values(lane.values, factor);
+    std::vector<double> b_dec = column_sums(lane.error());
+    for (double& sum : b_dec) sum *= factor;
+    trees_[kBDec].add(narrowed(b_dec));
   }
+  sparse_.accumulate(parameters_[kWDec].gradient, parameters_[kWEnc].gradient,
+                     parameters_[kBEnc].gradient);
+  take_sum(trees_[kBDec], parameters_[kBDec].gradient);
+}
+
+const at::Tensor& ReluL1Sae::lane_inputs(std::size_t lane) const {
+  return is_sparse_ ? sparse_.lanes()[lane].inputs : lanes_[lane].x;
+}
+
+at::Tensor ReluL1Sae::lane_error(std::size_t lane) const {
+  return is_sparse_ ? sparse_.lanes()[lane].error() : lanes_[lane].error;
 }
 
 void ReluL1Sae::finish_gradients() {
+  if (std::isnan(sums_[kErrorSquares])) parameters_[kBDec].gradient.fill_(sums_[kErrorSquares]);
   if (config_.is_bricken()) {
     relu_l1_input_gradient(weights(), parameters_[kBEnc].gradient, parameters_[kBDec].gradient);
     kernels::remove_parallel_component(kExec, n_latents_, d_in_,
@@ -172,6 +261,7 @@ void ReluL1Sae::finish_gradients() {
 }
 
 Json ReluL1Sae::finish_step(comm::Communicator& comm) {
+  last_l0_.fill_(sums_[kActive] / sums_[kTokens]);
   constrain_weights();
   firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
   if (config_.is_resampling_due(info_.tokens_before, info_.tokens_before + info_.batch_tokens,

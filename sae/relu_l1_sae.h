@@ -10,6 +10,7 @@
 #include "kernels/tree_sum.h"
 #include "sae/firing_history.h"
 #include "sae/relu_l1_maths.h"
+#include "sae/sparse_lanes.h"
 #include "sae/training_sae.h"
 
 namespace thresher::sae {
@@ -37,7 +38,15 @@ class ReluL1Sae final : public TrainingSae {
 
  private:
   ReluL1Weights weights() const;
-  void forward_lane(std::int64_t lane, const at::Tensor& x);
+  /// Fill lanes_ or sparse_, row_penalties_, and return every lane's sums.
+  std::vector<std::vector<double>> forward_dense(const std::vector<at::Tensor>& lanes);
+  std::vector<std::vector<double>> forward_sparse(const std::vector<at::Tensor>& lanes);
+  void backward_dense();
+  void backward_sparse();
+  const at::Tensor& lane_inputs(std::size_t lane) const;
+  /// The sum of a row's activations.
+  double row_penalty(std::size_t lane, std::int64_t row) const;
+  at::Tensor lane_error(std::size_t lane) const;
   void match_norms(const at::Tensor& sample);
   Json figures() const;
 
@@ -54,14 +63,22 @@ class ReluL1Sae final : public TrainingSae {
 
   ReluL1Config config_;
   std::vector<Parameter> parameters_;
+  at::Tensor last_l0_;  // float64 [1]: of the batch before; infinity before the first
   FiringHistory firing_;
 
   // One step's state.
   StepInfo info_;
   double l1_ = 0;
   at::Tensor decoder_norms_;
+  // Whether latents are few enough in this step for sparse products: decided by last_l0_ alone, so
+  // that bits depend on neither ranks nor kills. The first of the next two holds the lanes if not.
+  bool is_sparse_ = false;
   std::vector<ReluL1Lane> lanes_;
-  std::vector<std::vector<double>> lane_sums_;
+  SparseLanes sparse_;
+  kernels::EncodeSelect encode_select_;
+  kernels::SelectedPairs selected_;
+  std::int64_t not_numbers_ = 0;                    // NaN among the pre-activations of local rows
+  std::vector<std::vector<double>> row_penalties_;  // of a sparse step, by lane
   std::vector<double> sums_;  // over the global batch; places in relu_l1_sae.cpp
   ReluL1Gradients lane_gradients_;
   std::vector<kernels::LaneTree> trees_;  // one a parameter, in their order

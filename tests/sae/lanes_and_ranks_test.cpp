@@ -32,6 +32,7 @@ Outcome train_on(const std::string& type, int ranks) {
     if (type == "relu_l1_bricken") {  // latents that only resampling can wake
       sae->parameters()[1].weight.slice(0, 3, 6).fill_(-100);
     }
+    if (type == "relu_l1_sparse") sae->parameters()[1].weight.fill_(-0.25);
     Outcome& outcome = outcomes[static_cast<std::size_t>(comm.rank())];
     // A short window: AuxK works from the third step on.
     outcome.lines = testing::train(*sae, kSteps, kBatchTokens, 100, kLanes, comm);
@@ -68,6 +69,14 @@ TEST(LanesAndRanksTest, AnnealsAndResamplesInThoseRuns) {
     resampled += Json::parse(line, "line").at("resampled_latents").as_int();
   }
   EXPECT_GE(resampled, 3);
+}
+
+TEST(LanesAndRanksTest, UsesSparseProductsInThatRun) {
+  for (const std::string& line : train_on("relu_l1_sparse", 1).lines) {
+    const double l0 = Json::parse(line, "line").at("l0").as_double();
+    EXPECT_GT(l0, 0.3);
+    EXPECT_LT(l0, 120.0 / 8) << "an eighth of the latents";
+  }
 }
 
 TEST(LanesAndRanksTest, ReachesAuxKInThatRun) {

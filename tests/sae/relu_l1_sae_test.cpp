@@ -111,26 +111,81 @@ at::Tensor without_parallel_part(const at::Tensor& gradient, const at::Tensor& W
   return gradient - along * W_dec;
 }
 
+/// The l0 of the batch before, which decides between dense and sparse products.
+void set_last_l0(TrainingSae& sae, double l0) {
+  const auto buffers = sae.buffers();
+  ASSERT_EQ(buffers.at(1).first, "last_l0");
+  buffers.at(1).second.fill_(l0);
+}
+
 TEST_P(ReluL1FormTest, TrainingCodeEqualsTheFormulasForEveryLaneCount) {
   const at::Tensor x = normal_values({kTokens, kDim}, 5);
-  for (const std::int64_t n_lanes : {1, 2, 8}) {
-    const auto sae = make_sae(GetParam());
-    const auto parameters = double_parameters(*sae);
-    auto expected = formulas(GetParam(), parameters, x.to(at::kDouble));
-    if (std::string(GetParam()) == "bricken") {
-      expected[2] = without_parallel_part(expected[2], parameters[2]);
+  for (const double last_l0 : {0.0, 1e9}) {
+    for (const std::int64_t n_lanes : {1, 2, 8}) {
+      const auto sae = make_sae(GetParam());
+      set_last_l0(*sae, last_l0);
+      const auto parameters = double_parameters(*sae);
+      auto expected = formulas(GetParam(), parameters, x.to(at::kDouble));
+      if (std::string(GetParam()) == "bricken") {
+        expected[2] = without_parallel_part(expected[2], parameters[2]);
+      }
+      const auto comm = comm::make_self_communicator();
+      compute_gradients(*sae, {.batch_tokens = kTokens, .dead_window_tokens = 100}, x, n_lanes,
+                        *comm);
+      for (std::size_t p = 0; p < 4; ++p) {
+        EXPECT_LE(relative_difference(sae->parameters()[p].gradient, expected[p]), 1e-5)
+            << kNames[p] << ", lanes " << n_lanes << ", l0 before " << last_l0;
+      }
+      const Json figures = sae->finish_step(*comm);
+      EXPECT_NEAR(figures.at("loss").as_double(),
+                  loss_of(GetParam(), parameters, x.to(at::kDouble)).item<double>(), 1e-4);
     }
-    const auto comm = comm::make_self_communicator();
-    compute_gradients(*sae, {.batch_tokens = kTokens, .dead_window_tokens = 100}, x, n_lanes,
-                      *comm);
-    for (std::size_t p = 0; p < 4; ++p) {
-      EXPECT_LE(relative_difference(sae->parameters()[p].gradient, expected[p]), 1e-5)
-          << kNames[p] << ", lanes " << n_lanes;
-    }
-    const Json figures = sae->finish_step(*comm);
-    EXPECT_NEAR(figures.at("loss").as_double(),
-                loss_of(GetParam(), parameters, x.to(at::kDouble)).item<double>(), 1e-4);
   }
+}
+
+TEST_P(ReluL1FormTest, SparseAndDenseStepsAgreeInAllFigures) {
+  const at::Tensor x = normal_values({kTokens, kDim}, 5);
+  std::vector<Json> figures;
+  for (const double last_l0 : {0.0, 1e9}) {
+    const auto sae = make_sae(GetParam());
+    set_last_l0(*sae, last_l0);
+    sae->parameters()[1].weight.slice(0, 3, 6).fill_(-100);  // dead: resampled by bricken
+    const auto comm = comm::make_self_communicator();
+    for (std::int64_t step = 0; step < 2; ++step) {
+      compute_gradients(*sae,
+                        {.step = step,
+                         .tokens_before = step * kTokens,
+                         .total_tokens = 10 * kTokens,
+                         .batch_tokens = kTokens,
+                         .dead_window_tokens = kTokens},
+                        x, 2, *comm);
+      figures.push_back(sae->finish_step(*comm));
+      EXPECT_EQ(sae->buffers().at(1).second.item<double>(), figures.back().at("l0").as_double());
+      set_last_l0(*sae, last_l0);
+    }
+    figures.push_back(Json(static_cast<double>(sae->parameters()[2].weight.sum().item<float>())));
+  }
+  for (std::size_t i = 0; i < 2; ++i) {
+    for (const char* key : {"loss", "reconstruction_loss", "sparsity_loss", "batch_fvu", "l0"}) {
+      EXPECT_NEAR(figures[i].at(key).as_double(), figures[i + 3].at(key).as_double(), 1e-5) << key;
+    }
+    EXPECT_EQ(figures[i].at("dead_latents").as_int(), figures[i + 3].at("dead_latents").as_int());
+  }
+  EXPECT_NEAR(figures[2].as_double(), figures[5].as_double(), 1e-4) << "resampled rows";
+  if (std::string(GetParam()) == "bricken") {
+    EXPECT_GT(figures[0].at("resampled_latents").as_int(), 0);
+  }
+}
+
+TEST_P(ReluL1FormTest, ShowsNanInTheLossOfASparseStep) {
+  const auto sae = make_sae(GetParam());
+  set_last_l0(*sae, 0);
+  sae->parameters()[1].weight[2] = std::nan("");
+  const auto comm = comm::make_self_communicator();
+  compute_gradients(*sae, {.batch_tokens = kTokens, .dead_window_tokens = 100},
+                    normal_values({kTokens, kDim}, 5), 2, *comm);
+  EXPECT_TRUE(std::isnan(sae->parameters()[3].gradient.sum().item<float>()));
+  EXPECT_TRUE(std::isnan(sae->finish_step(*comm).at("loss").as_double()));
 }
 
 TEST(ReluL1SaeTest, GivesAZeroDecoderRowNoNormGradient) {

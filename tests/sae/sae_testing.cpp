@@ -25,13 +25,13 @@ at::Tensor normal_values(std::vector<std::int64_t> shape, std::uint64_t seed) {
 }
 
 std::vector<std::string> cases() {
-  return {"topk", "topk_annealed", "batch_topk", "relu_l1", "relu_l1_bricken"};
+  return {"topk", "topk_annealed", "batch_topk", "relu_l1", "relu_l1_sparse", "relu_l1_bricken"};
 }
 
 std::unique_ptr<SaeConfig> config_of_case(const std::string& name) {
-  const std::string type = name == "topk_annealed"     ? "topk"
-                           : name == "relu_l1_bricken" ? "relu_l1"
-                                                       : name;
+  const std::string type = name == "topk_annealed"    ? "topk"
+                           : name.starts_with("relu") ? "relu_l1"
+                                                      : name;
   std::unique_ptr<SaeConfig> config = default_sae_config(type);
   config->name = "a";
   if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) {
