@@ -12,6 +12,7 @@
 #include "cli/ranks.h"
 #include "core/config.h"
 #include "core/error.h"
+#include "core/stop_signal.h"
 #include "sae/thread_check.h"
 
 namespace thresher::cli {
@@ -55,6 +56,10 @@ StepSize chosen_size(const BenchStepOptions& options) {
   size.batch_tokens = options.batch_tokens.value_or(size.batch_tokens);
   size.k = options.k.value_or(size.k);
   return size;
+}
+
+void stop_if_asked() {
+  if (stop_requested()) throw StoppedBySignal("bench step: stopped before its end, no figures");
 }
 
 trainer::TrainConfig train_config(const BenchStepOptions& options, const StepSize& size) {
@@ -114,6 +119,7 @@ std::unique_ptr<sae::SaeConfig> StepWorkload::sae_config(const BenchStepOptions&
 }
 
 void StepWorkload::take_step() {
+  stop_if_asked();
   const std::vector<at::Tensor> lanes = batch(info_.step % kBatches).chunk(config_.lanes);
   figures_ = step_->run(info_, lanes, *comm_, is_logged_);
   ++info_.step;
@@ -162,6 +168,7 @@ at::Tensor& StepWorkload::weight(const char* name) {
 }
 
 double StepWorkload::l0_of(const std::vector<at::Tensor>& lanes) {
+  stop_if_asked();
   trainer::TrainConfig still = config_;
   still.learning_rate = 0;
   sae::StepInfo info = info_;

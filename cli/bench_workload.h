@@ -26,7 +26,7 @@ class StepWorkload {
   /// Sets the number of threads. ConfigError for options that do not go together or sizes that
   /// cannot work.
   explicit StepWorkload(const BenchStepOptions& options);
-  /// On the next of the four batches.
+  /// On the next of the four batches. StoppedBySignal once a stop is asked for.
   void take_step();
   /// Of the last step.
   double figure(const char* name) const;

@@ -1,6 +1,9 @@
 """The program end to end on the tiny host: results, their files, continuing, --json, the generated pages."""
 import json
+import re
+import signal
 import struct
+import time
 
 from program import *
 
@@ -182,6 +185,18 @@ class Bench(ProgramTest):
         self.assertEqual(result.stdout.splitlines()[0], "topk: d 32, n 64, batch 64, k 4; 8 lanes, 1 threads")
         for line in ("step ", "encoder product ", "step / product ", "tokens/s ", "memory: "):
             self.assertIn("\n" + line, result.stdout)
+
+    def test_step_stops_when_asked(self):
+        process = subprocess.Popen([PROGRAM, *self.TINY_STEP[:-2], "--k", "4", "--seconds", "600"], stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        caught = 0
+        while process.poll() is None and not caught & 1 << signal.SIGTERM - 1:
+            time.sleep(0.02)
+            caught = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())[1], 16)
+        process.terminate()
+        output, errors = process.communicate(timeout=120)
+        self.assertEqual((process.returncode, output), (75, ""))
+        self.assertIn("stopped: bench step: stopped before its end, no figures", errors)
 
     def test_step_on_own_rows(self):
         rows = self.workspace / "rows.npy"
