@@ -186,6 +186,14 @@ class Bench(ProgramTest):
         for line in ("step ", "encoder product ", "step / product ", "tokens/s ", "memory: "):
             self.assertIn("\n" + line, result.stdout)
 
+    def test_step_of_every_variant(self):
+        known = re.search("expected: (.*)", run("bench", "step", "--variant", "none").stderr)[1].split(", ")
+        self.assertLessEqual({"topk", "relu_l1"}, set(known))
+        for variant in known:
+            figures = self.step_figures("--variant", variant, *(["--k", "4"] if "topk" in variant else ["--l0", "8"]))
+            self.assertAlmostEqual(figures["l0"], 4 if "topk" in variant else 8, delta=0.8)
+            self.assertEqual(figures["dead_latents"], 0)
+
     def test_step_stops_when_asked(self):
         process = subprocess.Popen([PROGRAM, *self.TINY_STEP[:-2], "--k", "4", "--seconds", "600"], stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
