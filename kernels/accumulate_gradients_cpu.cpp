@@ -22,6 +22,9 @@ int meeting_height(std::int64_t left, std::int64_t right) {
 /// started at +0 and so is never -0: leaving it out changes no bit.
 class PairList {
  public:
+  PairList(bool wants_decoder, bool wants_encoder)
+      : wants_decoder_(wants_decoder), wants_encoder_(wants_encoder) {}
+
   void read(std::int64_t latent, std::int64_t d, std::int64_t n_lanes, const LatentPairs* lanes) {
     clear();
     for (std::int64_t l = 0; l < n_lanes; ++l) {
@@ -31,12 +34,16 @@ class PairList {
       for (std::int64_t p = begin; p < end; ++p) {
         const std::int64_t row = lane.pair_rows[p];
         const std::int32_t slot = lane.pair_slots[p];
-        residuals_.push_back(lane.residuals + row * d);
+        if (wants_decoder_) {
+          residuals_.push_back(lane.residuals + row * d);
+          values_.push_back(lane.values[slot]);
+        }
+        if (!wants_encoder_) continue;
         inputs_.push_back(lane.inputs + (row < lane.n_inputs ? row : row - lane.n_inputs) * d);
-        values_.push_back(lane.values[slot]);
         grad_values_.push_back(lane.grad_values[slot]);
       }
-      segments_.push_back({static_cast<std::int64_t>(values_.size()), 0});
+      n_pairs_ += end - begin;
+      segments_.push_back({n_pairs_, 0});
       lanes_.push_back(l);
     }
     plan_merges();
@@ -49,6 +56,7 @@ class PairList {
     grad_values_.clear();
     segments_.clear();
     lanes_.clear();
+    n_pairs_ = 0;
   }
 
   bool is_empty() const { return segments_.empty(); }
@@ -97,6 +105,8 @@ class PairList {
     }
   }
 
+  bool wants_decoder_, wants_encoder_;
+  std::int64_t n_pairs_ = 0;
   std::vector<const float*> residuals_, inputs_;
   std::vector<float> values_, grad_values_;
   std::vector<LaneSegment> segments_;
@@ -120,7 +130,7 @@ void accumulate_gradients_cpu(std::int64_t n_latents, std::int64_t d, std::int64
   const auto cost = [&](std::int64_t latent) { return cost_before(latent, n_lanes, lanes); };
   const std::int64_t grain = std::max<std::int64_t>(1, kGrainFlops / std::max<std::int64_t>(1, d));
   parallel_for_cost(n_latents, grain, cost, [&](std::int64_t begin, std::int64_t end) {
-    PairList now, next;
+    PairList now(W_dec != nullptr, W_enc != nullptr), next = now;
     std::vector<float> stack(static_cast<std::size_t>(levels * kMaxBlockCols));
     next.read(begin, d, n_lanes, lanes);
     for (std::int64_t latent = begin; latent < end; ++latent) {
@@ -130,14 +140,17 @@ void accumulate_gradients_cpu(std::int64_t n_latents, std::int64_t d, std::int64
       } else {
         next.clear();
       }
+      const auto sum = [&](const RowSum& rows, float* out) {
+        if (now.is_empty()) {
+          std::fill_n(out, d, 0.0f);
+        } else {
+          loops.sum(rows, d, stack.data(), out);
+        }
+      };
+      if (W_dec != nullptr) sum(now.decoder_sum(next), W_dec + latent * d);
+      if (W_enc == nullptr) continue;
+      sum(now.encoder_sum(next), W_enc + latent * d);
       b_enc[latent] = now.bias_sum();
-      if (now.is_empty()) {
-        std::fill_n(W_dec + latent * d, d, 0.0f);
-        std::fill_n(W_enc + latent * d, d, 0.0f);
-      } else {
-        loops.sum(now.decoder_sum(next), d, stack.data(), W_dec + latent * d);
-        loops.sum(now.encoder_sum(next), d, stack.data(), W_enc + latent * d);
-      }
     }
   });
 }

@@ -60,6 +60,7 @@ void accumulate_gradients(const Exec& exec, std::int64_t n_latents, std::int64_t
                           float* W_enc, float* b_enc) {
   THRESHER_CHECK(n_latents >= 0 && d >= 0, "accumulate_gradients: a size is negative");
   THRESHER_CHECK(is_power_of_two(n_lanes), "accumulate_gradients: lanes are no power of two");
+  THRESHER_CHECK((W_enc == nullptr) == (b_enc == nullptr), "W_enc and b_enc are wanted together");
   if (n_latents == 0) return;
   switch (exec.device) {
     case Device::kCpu:

@@ -61,6 +61,9 @@ struct LatentPairs {
 ///     W_enc[latent] = sum over its pairs of grad_values[slot] * inputs[row]
 ///     b_enc[latent] = sum over its pairs of grad_values[slot]
 ///
+/// Where only one weight's are wanted: W_dec, values and residuals may be null, or W_enc, b_enc,
+/// grad_values and inputs.
+///
 /// For each latent the partial sum of every lane starts at +0 and adds its pairs in their order;
 /// the lanes' partial sums are added along the binary tree over lanes. `n_lanes` is a power of two
 /// (the table `lanes` is host memory, what it points to lies on exec.device). Ranks that own

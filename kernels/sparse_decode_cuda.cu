@@ -39,10 +39,10 @@ __global__ void gradient_rows(std::int64_t d, std::int64_t n_lanes, const Latent
   const std::int64_t latent = blockIdx.x;
   for (std::int64_t col = threadIdx.x; col < d; col += blockDim.x) {
     const GradientElement sum = gradient_element(latent, d, col, n_lanes, lanes);
-    W_dec[latent * d + col] = sum.W_dec;
-    W_enc[latent * d + col] = sum.W_enc;
+    if (W_dec != nullptr) W_dec[latent * d + col] = sum.W_dec;
+    if (W_enc != nullptr) W_enc[latent * d + col] = sum.W_enc;
   }
-  if (threadIdx.x == 0) b_enc[latent] = bias_gradient(latent, n_lanes, lanes);
+  if (threadIdx.x == 0 && b_enc != nullptr) b_enc[latent] = bias_gradient(latent, n_lanes, lanes);
 }
 
 }  // namespace

@@ -94,7 +94,8 @@ struct LaneSums {
   }
 };
 
-/// Column `col` of one latent's two gradient rows.
+/// Column `col` of one latent's two gradient rows; of one that is not wanted (no values or no
+/// grad_values) 0.
 struct GradientElement {
   float W_dec, W_enc;
 };
@@ -109,7 +110,10 @@ THRESHER_DEVICE inline GradientElement gradient_element(std::int64_t latent, std
       const std::int64_t row = pairs.pair_rows[p];
       const std::int64_t input = row < pairs.n_inputs ? row : row - pairs.n_inputs;
       const std::int32_t slot = pairs.pair_slots[p];
-      sum.W_dec += pairs.values[slot] * pairs.residuals[row * d + col];
+      if (pairs.values != nullptr) {
+        sum.W_dec += pairs.values[slot] * pairs.residuals[row * d + col];
+      }
+      if (pairs.grad_values == nullptr) continue;
       sum.W_enc += pairs.grad_values[slot] * pairs.inputs[input * d + col];
     }
     decoder.add(lane, sum.W_dec);

@@ -51,5 +51,24 @@ TEST(AdamArgumentsTest, CountsStepsFromOne) {
                InternalError);
 }
 
+TEST(AccumulateArgumentsTest, LeavesOutWhatNobodyWants) {
+  const std::vector<std::int64_t> offsets{0, 2, 3};
+  const std::vector<std::int32_t> pair_rows{0, 1, 1}, pair_slots{0, 1, 2};
+  const std::vector<float> values{1, 2, 3}, grad_values{4, 5, 6};
+  const std::vector<float> residuals{1, 10, 2, 20}, inputs{3, 30, 4, 40};
+  std::vector<float> W_dec(4, -1), W_enc(4, -1), b_enc(2, -1);
+  LatentPairs lane{offsets.data(), pair_rows.data(), pair_slots.data(), values.data(),
+                   nullptr,        residuals.data(), nullptr,           2};
+  accumulate_gradients({}, 2, 2, 1, &lane, W_dec.data(), nullptr, nullptr);
+  EXPECT_EQ(W_dec, (std::vector<float>{5, 50, 6, 60}));
+  lane = {offsets.data(),     pair_rows.data(), pair_slots.data(), nullptr,
+          grad_values.data(), nullptr,          inputs.data(),     2};
+  accumulate_gradients({}, 2, 2, 1, &lane, nullptr, W_enc.data(), b_enc.data());
+  EXPECT_EQ(W_enc, (std::vector<float>{32, 320, 24, 240}));
+  EXPECT_EQ(b_enc, (std::vector<float>{9, 6}));
+  EXPECT_THROW(accumulate_gradients({}, 2, 2, 1, &lane, nullptr, W_enc.data(), nullptr),
+               InternalError);
+}
+
 }  // namespace
 }  // namespace thresher::kernels

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(os.environ["THRESHER_SOURCE_DIR"])
 LAYERS = ["core", "comm", "kernels", "corpus", "host_model", "activation_cache", "activation_cache/harvest", "sae",
-          "trainer", "evaluation", "cli"]
+          "trainer", "evaluation", "cli", "operators"]
 # activation_cache itself is torch-free and knows nothing of text or models; its harvest target is where they meet.
 ABOVE = {layer: set(LAYERS[:i]) for i, layer in enumerate(LAYERS)}
 ABOVE["comm"] = {"core"}
@@ -16,6 +16,7 @@ ABOVE["corpus"] = {"core"}
 ABOVE["host_model"] = {"core"}
 ABOVE["activation_cache"] = {"core"}
 ABOVE["activation_cache/harvest"] = {"core", "comm", "corpus", "host_model", "activation_cache"}
+ABOVE["operators"] = {"core", "kernels"}
 ABOVE["sae"] = {"core", "comm", "kernels", "activation_cache"}
 ABOVE["trainer"] = {"core", "comm", "kernels", "activation_cache", "sae"}
 
@@ -25,8 +26,9 @@ OUTSIDE = {
     "mpi.h": {"comm"}, "nccl": {"comm"}, "cuda_runtime": {"kernels"}, "pcre2": {"corpus"}, "utf8proc": {"corpus"},
     "zlib.h": {"corpus"}, "zstd.h": {"corpus"},
     "hdf5": {"activation_cache"}, "H5": {"activation_cache"}, "CLI/": {"cli"},
-    "ATen/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli"},
+    "ATen/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli", "operators"},
     "c10/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli"},
+    "torch/library.h": {"operators"}, "torch/csrc/": {"operators"},
 }
 ONLY_IN_SOURCES = ["fmt/", "yaml-cpp/", "spdlog/", "nlohmann/", "openssl/", "xxhash", "mpi.h", "nccl", "pcre2", "utf8proc",
                    "zlib.h", "zstd.h", "CLI/", "ATen/ATen.h"]
