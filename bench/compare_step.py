@@ -7,7 +7,9 @@ Thresher is timed by `thresher bench step`, which takes the very step of `thresh
 from one request for a batch to the next in their own training loops with their defaults; each in a process of its own, one
 after the other, so that all of them meet the same machine. Steps during which other processes used more than 0.15 cores
 are left out; an entry with fewer than three steps left gets further turns. Tokens per second are those of the median step;
-Thresher's is set against the fastest peer of its variant and against LibTorch's float32 product of the encoder alone.
+Thresher's is set against the fastest peer of its variant and against LibTorch's float32 product of the encoder alone. The
+same with processor time in place of the wall's stands beside it (cpu): where others use the machine and no step is quiet,
+take --threads 1 and that.
 """
 import argparse
 import datetime
@@ -85,6 +87,7 @@ class Entry:
     def __init__(self, peer, variant, name=None, arguments=()):
         self.peer, self.variant, self.name, self.arguments = peer, variant, name or peer, list(arguments)
         self.steps, self.products, self.facts, self.error = [], [], {}, None
+        self.step_cpu, self.product_cpu = [], []
 
     def run(self, size, rows):
         wait_for_quiet()
@@ -118,12 +121,15 @@ class Entry:
         rounds = figures["rounds"]
         self.steps += zip(rounds["step_seconds"], rounds["other_cores"])
         self.products += zip(rounds["encoder_product_seconds"], rounds["other_cores"])
+        self.step_cpu += rounds["step_cpu_seconds"]
+        self.product_cpu += rounds["encoder_product_cpu_seconds"]
         self.facts = {"version": figures["versions"]["commit"], "l0": figures["l0"], "dead_latents": figures["dead_latents"],
                       "peak_rss_bytes": figures["memory"]["peak_rss_bytes"]}
 
     def read_other(self, text):
         figures = json.loads(text.strip().splitlines()[-1])
         self.steps += zip(figures["step_seconds"], figures["other_cores"])
+        self.step_cpu += figures["step_cpu_seconds"]
         self.facts = {"version": figures["version"], "peak_rss_bytes": figures["peak_rss_bytes"]}
 
     def n_quiet(self):
@@ -136,13 +142,15 @@ class Entry:
         step = kept(self.steps)
         out |= {"steps": len(self.steps), "quiet_steps": self.n_quiet(), "step_seconds_median": statistics.median(step),
                 "step_seconds_min": min(step), "tokens_per_second": batch / statistics.median(step),
-                "tokens_per_second_best": batch / min(step)}
+                "tokens_per_second_best": batch / min(step),
+                "tokens_per_cpu_second": batch / statistics.median(self.step_cpu)}
         if self.products:
             product = kept(self.products)
             out |= {"encoder_product_seconds_median": statistics.median(product),
                     "encoder_product_seconds_min": min(product),
                     "step_over_product": statistics.median(step) / statistics.median(product),
-                    "step_over_product_best": min(step) / min(product)}
+                    "step_over_product_best": min(step) / min(product),
+                    "step_over_product_cpu": statistics.median(self.step_cpu) / statistics.median(self.product_cpu)}
         return out
 
 
@@ -180,23 +188,28 @@ def measure(size, variant, rows):
         if fastest and row["peer"] == "thresher" and "tokens_per_second" in row:
             row["fastest_peer"] = fastest["name"]
             row["times_fastest_peer"] = row["tokens_per_second"] / fastest["tokens_per_second"]
-            row["times_fastest_peer_best"] = row["tokens_per_second_best"] / fastest["tokens_per_second_best"]
+            row["times_fastest_peer_best"] = row["tokens_per_second_best"] / max(
+                peer["tokens_per_second_best"] for peer in measured)
+            row["times_fastest_peer_cpu"] = row["tokens_per_cpu_second"] / max(
+                peer["tokens_per_cpu_second"] for peer in measured)
     return table
 
 
 def print_table(size, table):
     d, n, batch, k = SIZES[size]
     print(f"\nsize {size}: d {d}, n {n}, batch {batch}, k {k}; {options.threads} threads")
-    print(f"{'variant':11} {'step of':22} {'tokens/s':>9} {'best':>9} {'step ms':>9} {'quiet':>7} {'/ product':>9} {'x fastest peer':>14}")
+    print(f"{'variant':11} {'step of':22} {'tokens/s':>9} {'best':>9} {'/ cpu s':>9} "
+          f"{'step ms':>9} {'quiet':>7} {'/ product':>9} {'(cpu)':>6} {'x fastest peer':>14} {'(cpu)':>6}")
     for row in table:
         if "tokens_per_second" not in row:
             print(f"{row['variant']:11} {row['name']:22} {row['error']}")
             continue
-        ratio = f"{row['step_over_product']:.2f}" if "step_over_product" in row else ""
-        times = f"{row['times_fastest_peer']:.2f}" if "times_fastest_peer" in row else ""
+        ratios = [f"{row[key]:.2f}" if key in row else "" for key in
+                  ("step_over_product", "step_over_product_cpu", "times_fastest_peer", "times_fastest_peer_cpu")]
         quiet = f"{row['quiet_steps']}/{row['steps']}"
         print(f"{row['variant']:11} {row['name']:22} {row['tokens_per_second']:9.0f} {row['tokens_per_second_best']:9.0f} "
-              f"{1e3 * row['step_seconds_median']:9.1f} {quiet:>7} {ratio:>9} {times:>14}")
+              f"{row['tokens_per_cpu_second']:9.0f} {1e3 * row['step_seconds_median']:9.1f} {quiet:>7} "
+              f"{ratios[0]:>9} {ratios[1]:>6} {ratios[2]:>14} {ratios[3]:>6}")
 
 
 def processor():

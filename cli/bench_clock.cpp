@@ -25,17 +25,17 @@ double busy_seconds() {
   return (user + nice + system + irq + softirq + steal) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
-double own_seconds() {
+}  // namespace
+
+double cpu_seconds() {
   timespec time{};
   THRESHER_CHECK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) == 0, "clock_gettime failed");
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
-}  // namespace
-
 void RoundClock::mark() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  marks_.push_back({std::chrono::duration<double>(now).count(), own_seconds(), busy_seconds()});
+  marks_.push_back({std::chrono::duration<double>(now).count(), cpu_seconds(), busy_seconds()});
 }
 
 double RoundClock::seconds() const {

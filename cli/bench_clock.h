@@ -7,6 +7,10 @@
 
 namespace thresher::cli {
 
+/// Processor time of all threads of this process. On a machine that others use too it says more
+/// than the clock on the wall, but threads that wait for each other spend it too.
+double cpu_seconds();
+
 /// Times rounds of work and sees what other processes took of the machine meanwhile. A round during
 /// which they used less than kQuietCores is quiet; the kernel counts in ticks of 10 ms, so a short
 /// round is judged together with its neighbours, half a second of them.

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <ctime>
 #include <map>
 
 #include "activation_cache/cache.h"
 #include "cli/bench.h"
+#include "cli/bench_clock.h"
 #include "cli/ranks.h"
 #include "cli/stages.h"
 #include "cli/versions.h"
@@ -21,12 +21,6 @@ constexpr std::int64_t kForwardTokens = 4096;
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-/// Of all threads of the process; on a machine that others use too it says more than the clock on
-/// the wall.
-double cpu_seconds() {
-  return static_cast<double>(std::clock()) / static_cast<double>(CLOCKS_PER_SEC);
 }
 
 Json common(const std::string& bench, const comm::Communicator& comm) {

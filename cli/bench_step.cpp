@@ -21,11 +21,17 @@ constexpr std::int64_t kWarmSteps = 2;
 constexpr std::size_t kLeastSteps = 3;
 constexpr std::int64_t kMostProductBytes = std::int64_t{1} << 30;
 
-double seconds_of(const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
+struct Times {
+  std::vector<double> wall, cpu;  // seconds, one a round
+  void add(const std::function<void()>& work) {
+    const auto begin = std::chrono::steady_clock::now();
+    const double cpu_begin = cpu_seconds();
+    work();
+    cpu.push_back(cpu_seconds() - cpu_begin);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    wall.push_back(seconds.count());
+  }
+};
 
 /// x W_enc by LibTorch alone, without bias or selection; in blocks of rows where the whole product
 /// would fill the memory.
@@ -53,7 +59,7 @@ class EncoderProduct {
 
 struct Series {
   RoundClock clock;
-  std::vector<double> steps, products;
+  Times steps, products;
   double l0 = 0;  // mean
 };
 
@@ -61,18 +67,18 @@ Series run_rounds(StepWorkload& workload, EncoderProduct& product,
                   const BenchStepOptions& options) {
   Series series;
   const auto is_done = [&] {
-    const std::size_t n = series.steps.size();
+    const std::size_t n = series.steps.wall.size();
     if (options.steps) return n >= static_cast<std::size_t>(*options.steps);
     return n >= kLeastSteps && series.clock.seconds() >= options.seconds;
   };
   series.clock.mark();
   while (!is_done()) {
-    series.steps.push_back(seconds_of([&] { workload.take_step(); }));
-    series.products.push_back(seconds_of([&] { product.run(); }));
+    series.steps.add([&] { workload.take_step(); });
+    series.products.add([&] { product.run(); });
     series.clock.mark();
     series.l0 += workload.figure("l0");
   }
-  series.l0 /= static_cast<double>(series.steps.size());
+  series.l0 /= static_cast<double>(series.steps.wall.size());
   return series;
 }
 
@@ -88,12 +94,12 @@ Json memory_figures(StepWorkload& workload, std::int64_t peak) {
 }
 
 void add_times(Json& out, const Series& series, std::int64_t batch_tokens) {
-  const std::vector<double> steps = series.clock.quiet(series.steps);
-  const std::vector<double> products = series.clock.quiet(series.products);
+  const std::vector<double> steps = series.clock.quiet(series.steps.wall);
+  const std::vector<double> products = series.clock.quiet(series.products.wall);
   const double best = *std::min_element(steps.begin(), steps.end());
   const double best_product = *std::min_element(products.begin(), products.end());
   const auto tokens = static_cast<double>(batch_tokens);
-  out["steps"] = static_cast<std::int64_t>(series.steps.size());
+  out["steps"] = static_cast<std::int64_t>(series.steps.wall.size());
   out["quiet_steps"] = static_cast<std::int64_t>(series.clock.n_quiet());
   out["other_cores"] = median(series.clock.other_cores());
   out["tokens_per_second"] = tokens / median(steps);
@@ -102,6 +108,10 @@ void add_times(Json& out, const Series& series, std::int64_t batch_tokens) {
   out["encoder_product_seconds"] = seconds_summary(products);
   out["step_over_product"] = median(steps) / median(products);
   out["step_over_product_best"] = best / best_product;
+  // Of all rounds: others' processes lengthen processor time little.
+  out["step_cpu_seconds"] = seconds_summary(series.steps.cpu);
+  out["encoder_product_cpu_seconds"] = seconds_summary(series.products.cpu);
+  out["step_over_product_cpu"] = median(series.steps.cpu) / median(series.products.cpu);
 }
 
 std::string milliseconds(const Json& summary) {
@@ -168,9 +178,12 @@ Json bench_step(const BenchStepOptions& options) {
                            {"is_logged", options.is_logged}});
   add_times(out, series, size.batch_tokens);
   out["product_rows"] = product.rows();
-  out["rounds"] = Json::object({{"step_seconds", Json::array_of(series.steps)},
-                                {"encoder_product_seconds", Json::array_of(series.products)},
-                                {"other_cores", Json::array_of(series.clock.other_cores())}});
+  out["rounds"] =
+      Json::object({{"step_seconds", Json::array_of(series.steps.wall)},
+                    {"step_cpu_seconds", Json::array_of(series.steps.cpu)},
+                    {"encoder_product_seconds", Json::array_of(series.products.wall)},
+                    {"encoder_product_cpu_seconds", Json::array_of(series.products.cpu)},
+                    {"other_cores", Json::array_of(series.clock.other_cores())}});
   out["l0"] = series.l0;
   out["dead_latents"] = workload.figure("dead_latents");
   out["loss"] = workload.figure("loss");
@@ -194,8 +207,10 @@ std::string step_table(const Json& figures) {
   text += fmt::format("step             {}\n", milliseconds(figures.at("step_seconds")));
   text += fmt::format("encoder product  {}  LibTorch's mm, float32\n",
                       milliseconds(figures.at("encoder_product_seconds")));
-  text += fmt::format("step / product   {:9.3f}     (of the minima {:.3f})\n",
-                      number("step_over_product"), number("step_over_product_best"));
+  text +=
+      fmt::format("step / product   {:9.3f}     (of the minima {:.3f}, of processor time {:.3f})\n",
+                  number("step_over_product"), number("step_over_product_best"),
+                  number("step_over_product_cpu"));
   text += fmt::format("tokens/s         {:9.0f}     (best {:.0f})\n", number("tokens_per_second"),
                       number("tokens_per_second_best"));
   text += fmt::format("l0 {:.1f}, dead latents {:.0f}\n", number("l0"), number("dead_latents"));

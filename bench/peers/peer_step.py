@@ -245,7 +245,8 @@ def main():
         distribution = PEERS[options.peer](rows)
     print(json.dumps({
         "peer": options.peer, "variant": options.variant, "version": importlib.metadata.version(distribution),
-        "step_seconds": clock.seconds()[options.warm:], "other_cores": clock.other_cores()[options.warm:],
+        "step_seconds": clock.seconds()[options.warm:], "step_cpu_seconds": clock.cpu_seconds()[options.warm:],
+        "other_cores": clock.other_cores()[options.warm:],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }))
 

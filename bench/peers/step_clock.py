@@ -41,6 +41,9 @@ class StepClock:
     def seconds(self):
         return [after[0] - before[0] for before, after in zip(self.marks, self.marks[1:])]
 
+    def cpu_seconds(self):
+        return [after[1] - before[1] for before, after in zip(self.marks, self.marks[1:])]
+
     def other_cores(self):
         """Cores that other processes used, a step."""
         out, last = [], len(self.marks) - 1
