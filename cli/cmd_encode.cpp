@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -12,6 +13,8 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "core/visible_text.h"
+#include "corpus/document_reader.h"
+#include "corpus/standard_input.h"
 #include "evaluation/encode_text.h"
 #include "evaluation/run_record.h"
 #include "evaluation/text_table.h"
@@ -22,7 +25,7 @@ namespace {
 
 using activation_cache::DropReason;
 
-constexpr std::uint64_t kLargestText = std::uint64_t{16} << 20U;
+constexpr std::size_t kLargestText = std::size_t{16} << 20U;
 
 struct EncodeOptions : Options {
   std::string text, file, sae;
@@ -137,6 +140,29 @@ std::string tokens_text(const std::vector<evaluation::EncodedToken>& tokens, con
   return out;
 }
 
+/// The text that is asked about; a file is read with the checks of a corpus.
+std::string text_of(const EncodeOptions& options, const Experiment& experiment) {
+  if (options.file.empty()) return options.text;
+  corpus::DocumentFormat format;
+  format.max_expansion = experiment.corpus.max_expansion;
+  format.max_document_bytes = kLargestText;
+  std::filesystem::path path = options.file;
+  FileDescriptor held;
+  if (options.file == "-") {
+    held = corpus::hold_standard_input(STDIN_FILENO, kLargestText);
+    path = corpus::held_path(held);
+    format.shown_name = "standard input";
+  }
+  std::string text;
+  const corpus::FileReport report = corpus::read_documents(
+      path, format, [&](std::string_view whole, std::int64_t) { text = whole; });
+  if (report.n_nul_bytes + report.n_invalid_utf8_bytes > 0) {
+    log_warning(fmt::format("encode: the text has {} NUL bytes and {} bytes that are not UTF-8",
+                            report.n_nul_bytes, report.n_invalid_utf8_bytes));
+  }
+  return text;
+}
+
 void run_encode(const EncodeOptions& options) {
   start(options);
   const Experiment experiment = load_run(options.path, options.overrides);
@@ -145,8 +171,7 @@ void run_encode(const EncodeOptions& options) {
                                   display_path(options.path)),
                       "a run with a host model, through which a text can be sent");
   }
-  const std::string text =
-      options.file.empty() ? options.text : read_text_file(options.file, kLargestText);
+  const std::string text = text_of(options, experiment);
   const RunSaes saes = load_saes(experiment, options);
   const Json identity = evaluation::newest_identity(options.path);
   const std::unique_ptr<corpus::Tokenizer> tokenizer = load_experiment_tokenizer(experiment);
@@ -182,8 +207,9 @@ void add_encode(CLI::App& app, Action& action) {
   const auto options = std::make_shared<EncodeOptions>();
   command->add_option("RUN", options->path, "the run directory")->required();
   CLI::Option* text = command->add_option("--text", options->text, "the text");
-  CLI::Option* file =
-      command->add_option("--file", options->file, "a file with the text, at most 16 MiB");
+  CLI::Option* file = command->add_option(
+      "--file", options->file,
+      "a file with the text in UTF-8, packed or not, at most 16 MiB; -: standard input");
   text->excludes(file);
   command->add_option("--sae", options->sae, "one SAE of the run; all without it");
   command->add_option("--top", options->top, "latents a token, those of largest activation")

@@ -28,6 +28,11 @@ void read_source(const ConfigNode& root, Experiment& experiment) {
   const ConfigNode* own = root.find("activations");
   if (own == nullptr) {
     read_section(root, "corpus", experiment.corpus);
+    if (experiment.corpus.field.empty()) {
+      const ConfigNode section = section_or_empty(root, "corpus");
+      ConfigReader(&section, "corpus")
+          .fail("field", "is empty", "a key of the JSON lines, text or meta.text for example");
+    }
     read_section(root, "host_model", experiment.host_model);
     return;
   }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "activation_cache/cache_format.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
@@ -28,7 +29,12 @@ corpus::CorpusConfig readable_corpus(const Experiment& experiment, comm::Communi
     log_info(fmt::format("corpus: reading standard input; it is kept in {}", kept.string()));
   }
   work_together(comm, "read standard input", [&] {
-    if (comm.is_root()) corpus::keep_standard_input(STDIN_FILENO, kept);
+    if (!comm.is_root()) return;
+    const bool is_in_use = std::filesystem::exists(std::filesystem::path(experiment.cache.dir) /
+                                                   activation_cache::kIdentityFile);
+    corpus::keep_standard_input(
+        STDIN_FILENO, kept,
+        is_in_use ? corpus::KeptInput::kInUse : corpus::KeptInput::kReplaceable);
   });
   config.paths = corpus::with_kept_input(config.paths, kept);
   return config;

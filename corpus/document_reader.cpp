@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json_field.h"
+#include "core/visible_text.h"
 #include "corpus/text_stream.h"
 #include "corpus/utf8.h"
 
@@ -16,17 +17,16 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kChunkBytes = 256 * 1024;
-constexpr std::size_t kMaxDocumentBytes = 1U << 30;
 
-void refuse_other_encodings(std::string_view first_bytes, const fs::path& path) {
+void refuse_other_encodings(std::string_view first_bytes, const std::string& name, bool is_file) {
   constexpr std::string_view kUtf16LittleEndian("\xFF\xFE", 2);
   constexpr std::string_view kUtf16BigEndian("\xFE\xFF", 2);
   constexpr std::string_view kUtf32BigEndian("\0\0\xFE\xFF", 4);
   for (const std::string_view mark : {kUtf16LittleEndian, kUtf16BigEndian, kUtf32BigEndian}) {
     if (first_bytes.starts_with(mark)) {
-      throw DataError(
-          fmt::format("{}: starts with the byte order mark of UTF-16 or UTF-32", path.string()),
-          "UTF-8 text", fmt::format("iconv -f UTF-16 -t UTF-8 '{}'", path.string()));
+      throw DataError(fmt::format("{}: starts with the byte order mark of UTF-16 or UTF-32", name),
+                      "UTF-8 text",
+                      fmt::format("iconv -f UTF-16 -t UTF-8{}", is_file ? " '" + name + "'" : ""));
     }
   }
 }
@@ -35,13 +35,14 @@ class Reader {
  public:
   Reader(const fs::path& path, const DocumentFormat& format, const TakeDocument& take)
       : path_(path),
+        name_(format.shown_name.empty() ? path.string() : format.shown_name),
         format_(format),
         field_(format.field),
         separator_(format.is_json_lines ? "\n" : format.separator),
         take_(take) {}
 
   FileReport run() {
-    TextStream stream(path_, format_.max_expansion);
+    TextStream stream(path_, format_.max_expansion, name_);
     // Most small files are one document: it is read straight into place.
     std::string pending;
     pending.reserve(static_cast<std::size_t>(
@@ -51,11 +52,11 @@ class Reader {
       pending.resize(before + kChunkBytes);
       const std::size_t size = stream.read(std::span(pending).subspan(before));
       pending.resize(before + size);
-      if (n_bytes_ == 0) refuse_other_encodings(pending, path_);
+      if (n_bytes_ == 0) refuse_other_encodings(pending, name_, format_.shown_name.empty());
       n_bytes_ += static_cast<std::int64_t>(size);
       if (size == 0) break;
       cut(pending, before);
-      if (pending.size() > kMaxDocumentBytes) fail_long();
+      if (pending.size() > format_.max_document_bytes) fail_long();
     }
     end_document(pending);
     check_is_text();
@@ -101,10 +102,12 @@ class Reader {
   }
 
   void bad_line(const std::string& problem) {
-    const std::string line = fmt::format("{}:{}: {}", path_.string(), line_, problem);
+    const std::string line = fmt::format("{}:{}: {}", name_, line_, problem);
     if (!format_.skip_bad_lines) {
       throw DataError(
-          line, fmt::format("one JSON object a line, its text a string under {}", format_.field),
+          line,
+          fmt::format("one JSON object a line, its text a string under {}",
+                      escape_control(format_.field)),
           "corpus.field names another key; corpus.bad_lines: skip leaves such lines out and counts "
           "them");
     }
@@ -113,23 +116,27 @@ class Reader {
 
   [[noreturn]] void fail_long() const {
     throw DataError(format_.is_json_lines
-                        ? fmt::format("{}:{}: the line has more than {} bytes", path_.string(),
-                                      line_ + 1, kMaxDocumentBytes)
-                        : fmt::format("{}: document {} has more than {} bytes", path_.string(),
-                                      number_, kMaxDocumentBytes),
-                    "documents that fit", "corpus.document_separator cuts a file into documents");
+                        ? fmt::format("{}:{}: the line has more than {} bytes", name_, line_ + 1,
+                                      format_.max_document_bytes)
+                        : fmt::format("{}: document {} has more than {} bytes", name_, number_,
+                                      format_.max_document_bytes),
+                    "documents that fit",
+                    format_.max_document_bytes == kMaxDocumentBytes
+                        ? "corpus.document_separator cuts a file into documents"
+                        : "");
   }
 
   void check_is_text() const {
     const std::int64_t n_odd = report_.n_nul_bytes + report_.n_invalid_utf8_bytes;
     if (n_odd <= n_bytes_ / 10) return;
     throw DataError(fmt::format("{}: is not text: {} of its {} bytes are NUL or not valid UTF-8",
-                                path_.string(), n_odd, n_bytes_),
+                                name_, n_odd, n_bytes_),
                     "UTF-8 text; up to a tenth may be odd bytes",
                     "unpack archives and convert other encodings first");
   }
 
   const fs::path& path_;
+  std::string name_;
   const DocumentFormat& format_;
   JsonFieldReader field_;
   std::string separator_;

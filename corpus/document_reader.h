@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -8,6 +9,8 @@
 
 namespace thresher::corpus {
 
+inline constexpr std::size_t kMaxDocumentBytes = 1U << 30;
+
 /// How the documents of a file are found.
 struct DocumentFormat {
   bool is_json_lines = false;
@@ -15,6 +18,8 @@ struct DocumentFormat {
   std::string field = "text";  // of a JSON line, keys of objects within objects joined by dots
   bool skip_bad_lines = false;
   double max_expansion = 200;  // see corpus/text_stream.h
+  std::size_t max_document_bytes = kMaxDocumentBytes;
+  std::string shown_name;  // what messages call the file; empty: its path
 };
 
 struct FileReport {
@@ -29,8 +34,8 @@ struct FileReport {
 using TakeDocument = std::function<void(std::string_view text, std::int64_t number)>;
 
 /// Reads the documents of one file, packed or not, holding one at a time. DataError for a document
-/// of more than 1 GiB, a bad line (path:line, unless they are skipped), text in UTF-16 or UTF-32,
-/// and a file of which more than a tenth is NUL or not UTF-8: an archive or a picture would
+/// that is too long (1 GiB), a bad line (path:line, unless they are skipped), text in UTF-16 or
+/// UTF-32, and a file of which more than a tenth is NUL or not UTF-8: an archive or a picture would
 /// otherwise be trained on.
 FileReport read_documents(const std::filesystem::path& path, const DocumentFormat& format,
                           const TakeDocument& take);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -63,29 +64,47 @@ std::vector<std::string> with_kept_input(std::vector<std::string> paths, const f
   return paths;
 }
 
-void keep_standard_input(int descriptor, const fs::path& kept) {
+void keep_standard_input(int descriptor, const fs::path& kept, KeptInput state) {
   const bool is_there = fs::exists(kept);
   if (isatty(descriptor) == 1) {
     if (is_there) return;
     throw ConfigError("corpus.paths: '-' is standard input, which is a terminal",
                       "text through a pipe", "zcat corpus.jsonl.gz | thresher run EXPERIMENT.yaml");
   }
-  if (is_there) return compare(descriptor, kept);
+  if (is_there && state == KeptInput::kInUse) return compare(descriptor, kept);
+  std::vector<std::byte> buffer(1U << 20);
+  std::size_t size = read_some(descriptor, buffer);
+  if (size == 0) {
+    if (is_there) return;
+    throw ConfigError("corpus.paths: '-' is standard input, which is empty", "text through a pipe",
+                      "under mpirun and srun only rank 0 reads it; launchers in the background "
+                      "give none");
+  }
   if (!kept.parent_path().empty()) make_folders(kept.parent_path());
   write_file_atomically(kept, [&](const FileDescriptor& file) {
-    std::vector<std::byte> buffer(1U << 20);
-    std::uint64_t n_bytes = 0;
-    while (const std::size_t size = read_some(descriptor, buffer)) {
+    for (; size > 0; size = read_some(descriptor, buffer)) {
       write_all(file, std::span(buffer).first(size), kept);
-      n_bytes += size;
-    }
-    if (n_bytes == 0) {
-      throw ConfigError("corpus.paths: '-' is standard input, which is empty",
-                        "text through a pipe",
-                        "under mpirun and srun only rank 0 reads it; launchers in the background "
-                        "give none");
     }
   });
+}
+
+FileDescriptor hold_standard_input(int descriptor, std::uint64_t max_bytes) {
+  FileDescriptor held(memfd_create("standard input", MFD_CLOEXEC));
+  if (!held) throw_system_error("standard input", "hold", errno);
+  std::vector<std::byte> buffer(1U << 20);
+  std::uint64_t n_bytes = 0;
+  while (const std::size_t size = read_some(descriptor, buffer)) {
+    n_bytes += size;
+    if (n_bytes > max_bytes) {
+      throw DataError(fmt::format("standard input: has more than {} bytes", max_bytes));
+    }
+    write_all(held, std::span(buffer).first(size), "standard input");
+  }
+  return held;
+}
+
+fs::path held_path(const FileDescriptor& held) {
+  return fmt::format("/proc/self/fd/{}", held.get());
 }
 
 }  // namespace thresher::corpus

@@ -9,6 +9,7 @@
 #include <array>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -26,8 +27,11 @@ constexpr int kMaxWindowLog = 27;
 /// The file from front to back through a buffer.
 class FileInput {
  public:
-  explicit FileInput(const fs::path& path)
-      : path_(path), file_(open_for_reading(path)), size_(thresher::file_size(path)) {
+  FileInput(const fs::path& path, std::string shown)
+      : path_(path),
+        shown_(shown.empty() ? path.string() : std::move(shown)),
+        file_(open_for_reading(path)),
+        size_(thresher::file_size(path)) {
     buffer_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(kInputBytes, size_)));
   }
   /// What has been read and not yet used; more is read when there is none. Empty at the end.
@@ -45,10 +49,11 @@ class FileInput {
   /// Of the next byte that peek gives.
   std::uint64_t position() const { return offset_ - (filled_ - used_); }
   std::uint64_t size() const { return size_; }
-  const fs::path& path() const { return path_; }
+  const std::string& shown() const { return shown_; }
 
  private:
   fs::path path_;
+  std::string shown_;
   FileDescriptor file_;
   std::uint64_t size_;
   std::vector<char> buffer_;
@@ -76,14 +81,14 @@ class PlainUnpacker : public Unpacker {
 };
 
 [[noreturn]] void fail(const FileInput& input, const char* format, std::string_view reason) {
-  throw DataError(fmt::format("{}: {} data damaged at byte {}: {}", input.path().string(), format,
+  throw DataError(fmt::format("{}: {} data damaged at byte {}: {}", input.shown(), format,
                               input.position(), reason),
                   "the whole file as it was packed", "fetch or pack the file again");
 }
 
 [[noreturn]] void fail_short(const FileInput& input, const char* format) {
-  throw DataError(fmt::format("{}: the file ends at byte {} within its {} data",
-                              input.path().string(), input.size(), format),
+  throw DataError(fmt::format("{}: the file ends at byte {} within its {} data", input.shown(),
+                              input.size(), format),
                   "the whole file as it was packed", "fetch or pack the file again");
 }
 
@@ -183,8 +188,8 @@ struct TextStream::State {
   std::uint64_t n_given = 0;
 };
 
-TextStream::TextStream(const fs::path& path, double max_expansion)
-    : state_(new State{FileInput(path), nullptr, 0, 0}) {
+TextStream::TextStream(const fs::path& path, double max_expansion, std::string shown)
+    : state_(new State{FileInput(path, std::move(shown)), nullptr, 0, 0}) {
   state_->unpacker = unpacker_of(state_->input.peek());
   if (state_->unpacker) {
     state_->max_expansion = max_expansion;
@@ -208,11 +213,10 @@ std::size_t TextStream::read(std::span<char> out) {
     const double limit = state.max_expansion * static_cast<double>(state.input.position());
     if (state.max_expansion > 0 && state.n_given > kFreeBytes &&
         static_cast<double>(state.n_given) > limit) {
-      throw DataError(
-          fmt::format("{}: its first {} bytes unpack to more than {} times as many",
-                      state.input.path().string(), state.input.position(), state.max_expansion),
-          "text, which packs to a tenth or so",
-          "corpus.max_expansion raises the limit if this is no attack");
+      throw DataError(fmt::format("{}: its first {} bytes unpack to more than {} times as many",
+                                  state.input.shown(), state.input.position(), state.max_expansion),
+                      "text, which packs to a tenth or so",
+                      "corpus.max_expansion raises the limit if this is no attack");
     }
   }
   return filled;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 
 namespace thresher::corpus {
 
@@ -14,8 +15,8 @@ namespace thresher::corpus {
 class TextStream {
  public:
   /// A packed file that has given more than 16 MiB may not have given more than `max_expansion`
-  /// times the bytes read of it.
-  TextStream(const std::filesystem::path& path, double max_expansion);
+  /// times the bytes read of it. `shown` is what messages call the file; empty: its path.
+  TextStream(const std::filesystem::path& path, double max_expansion, std::string shown = {});
   ~TextStream();
   TextStream(TextStream&&) noexcept;
 

@@ -1,4 +1,5 @@
 """`thresher encode` by hand: the host model in transformers, the SAE in sae-lens, the rules of the cache in numpy."""
+import gzip
 import json
 import sys
 
@@ -15,8 +16,8 @@ CONTEXT = 64
 
 
 class Encode(TinyRunTest):
-    def encode(self, *arguments):
-        result = self.run_here("encode", "runs/tiny", *arguments, "--json")
+    def encode(self, *arguments, **options):
+        result = self.run_here("encode", "runs/tiny", *arguments, "--json", **options)
         self.assertEqual(result.returncode, 0, result.stderr)
         return json.loads(result.stdout)
 
@@ -51,6 +52,26 @@ class Encode(TinyRunTest):
         self.assertEqual(seen, {"first position", "outlier norm", None})
         for sae in ("topk", "relu_l1"):
             self.compare(tokens, sae, x)
+
+    def test_a_text_from_standard_input_or_packed_is_the_same(self):
+        text = "The old sailor watched the harbour."
+        expected = self.encode("--text", text)
+        self.assertEqual(self.encode("--file", "-", stdin=text), expected)
+        (self.workspace / "packed.txt.gz").write_bytes(gzip.compress(text.encode()))
+        self.assertEqual(self.encode("--file", "packed.txt.gz"), expected)
+
+    def test_files_that_are_no_text(self):
+        (self.workspace / "wide.txt").write_text("The old sailor", encoding="utf-16")
+        self.expect_error(self.run_here("encode", "runs/tiny", "--file", "wide.txt"), 65,
+                          "wide.txt: starts with the byte order mark of UTF-16 or UTF-32")
+        self.expect_error(self.run_here("encode", "runs/tiny", "--file", "-", stdin="\0" * 50), 65,
+                          "standard input: is not text: 50 of its 50 bytes are NUL or not valid UTF-8")
+        (self.workspace / "odd.txt").write_bytes(b"The old sailor \xff watched")
+        result = self.run_here("encode", "runs/tiny", "--file", "odd.txt")
+        self.assertIn("the text has 0 NUL bytes and 1 bytes that are not UTF-8", result.stderr)
+        (self.workspace / "long.txt").write_bytes(b"a" * ((16 << 20) + 1))
+        self.expect_error(self.run_here("encode", "runs/tiny", "--file", "long.txt"), 65,
+                          "long.txt: document 0 has more than 16777216 bytes")
 
     def compare(self, tokens, name, x):
         sae = SAE.load_from_disk(self.workspace / "runs/tiny/sae" / name)

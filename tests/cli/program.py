@@ -11,12 +11,12 @@ PROGRAM = Path(os.environ["THRESHER_BIN"]) / "thresher"
 TINY = SOURCE / "configs/tiny.yaml"
 
 
-def run(*arguments, ranks=None, cwd=None, timeout=120):
+def run(*arguments, ranks=None, cwd=None, timeout=120, stdin=None):
     """Runs the program (under mpirun when ranks is given) with LC_ALL=C; returns the completed process."""
     command = [str(PROGRAM), *map(str, arguments)]
     if ranks:
         command = ["mpirun", "-n", str(ranks), *command]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd,
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, input=stdin,
                           env={**os.environ, "LC_ALL": "C"})
 
 

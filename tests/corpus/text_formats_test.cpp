@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "corpus/corpus.h"
+#include "corpus/document_reader.h"
 #include "corpus/standard_input.h"
 #include "tests/core/scratch_folder.h"
 #include "tests/corpus/packed_text.h"
@@ -168,21 +169,55 @@ class Pipe {
 
 TEST_F(TextFormatsTest, KeepsStandardInputForOthers) {
   const fs::path kept = folder_ / "caches/mine.stdin";
-  keep_standard_input(Pipe(gzip("some text")).end(), kept);
+  keep_standard_input(Pipe(gzip("some text")).end(), kept, KeptInput::kInUse);
   const std::vector<std::string> paths = with_kept_input({"a.txt", "-"}, kept);
   EXPECT_EQ(paths, (std::vector<std::string>{"a.txt", kept.string()}));
   EXPECT_EQ(read(config({kept.string()})).summary().n_bytes, 9);
-  keep_standard_input(Pipe(gzip("some text")).end(), kept);
-  keep_standard_input(Pipe("").end(), kept);
+  keep_standard_input(Pipe(gzip("some text")).end(), kept, KeptInput::kInUse);
+  keep_standard_input(Pipe("").end(), kept, KeptInput::kInUse);
   EXPECT_EQ(relative(testing::first_line_of<ConfigError>(
-                [&] { keep_standard_input(Pipe("other text").end(), kept); })),
+                [&] { keep_standard_input(Pipe("other text").end(), kept, KeptInput::kInUse); })),
             "corpus.paths: standard input is not the text that 'caches/mine.stdin' keeps");
   EXPECT_EQ(read(config({kept.string()})).summary().n_bytes, 9);
-  EXPECT_EQ(testing::first_line_of<ConfigError>(
-                [&] { keep_standard_input(Pipe("").end(), folder_ / "new.stdin"); }),
+  EXPECT_EQ(testing::first_line_of<ConfigError>([&] {
+              keep_standard_input(Pipe("").end(), folder_ / "new.stdin", KeptInput::kInUse);
+            }),
             "corpus.paths: '-' is standard input, which is empty");
   EXPECT_FALSE(fs::exists(folder_ / "new.stdin"));
   EXPECT_EQ(message_of<ConfigError>(config({"-"})), "corpus.paths: '-' cannot be read here");
+}
+
+TEST_F(TextFormatsTest, HoldsStandardInputInMemory) {
+  DocumentFormat format;
+  format.shown_name = "standard input";
+  const FileDescriptor held = hold_standard_input(Pipe(gzip("some text")).end(), 100);
+  std::string text;
+  read_documents(held_path(held), format,
+                 [&](std::string_view whole, std::int64_t) { text = whole; });
+  EXPECT_EQ(text, "some text");
+  const FileDescriptor wide = hold_standard_input(Pipe("\xFF\xFE!").end(), 3);
+  EXPECT_EQ(testing::first_line_of<DataError>(
+                [&] { read_documents(held_path(wide), format, [](auto, auto) {}); }),
+            "standard input: starts with the byte order mark of UTF-16 or UTF-32");
+  EXPECT_EQ(testing::first_line_of<DataError>([&] { hold_standard_input(Pipe("1234").end(), 3); }),
+            "standard input: has more than 3 bytes");
+  format.max_document_bytes = 8;
+  EXPECT_EQ(testing::first_line_of<DataError>(
+                [&] { read_documents(held_path(held), format, [](auto, auto) {}); }),
+            "standard input: document 0 has more than 8 bytes");
+}
+
+TEST_F(TextFormatsTest, ReplacesStandardInputThatNothingWasMadeFrom) {
+  const fs::path kept = folder_ / "mine.stdin";
+  const auto keep = [&](const std::string& text, KeptInput state) {
+    keep_standard_input(Pipe(text).end(), kept, state);
+    return read(config({kept.string()})).summary().n_bytes;
+  };
+  EXPECT_EQ(keep("cut of", KeptInput::kReplaceable), 6);
+  EXPECT_EQ(keep("some text", KeptInput::kReplaceable), 9);
+  EXPECT_EQ(keep("", KeptInput::kReplaceable), 9) << "no input means the kept text";
+  EXPECT_THROW(keep("cut of", KeptInput::kInUse), ConfigError);
+  EXPECT_EQ(keep("some text", KeptInput::kInUse), 9);
 }
 
 }  // namespace

@@ -82,6 +82,15 @@ class TextTest(unittest.TestCase):
         self.expect_error(78, f"corpus.paths: standard input is not the text that '{kept}' keeps", "piped", *settings,
                           stdin=b'{"meta": {"body": "other text"}}\n')
 
+    def test_standard_input_that_could_not_be_read_is_replaced(self):
+        settings = ["corpus.paths=['-']", "corpus.format=jsonl", "corpus.field=meta.body"]
+        packed = gzip.compress(self.lines)
+        kept = self.workspace / "again/cache.stdin"
+        self.expect_error(65, f"{kept}: the file ends at byte 5000 within its gzip data", "again", *settings,
+                          stdin=packed[:5000])
+        self.harvest("again", *settings, stdin=packed)
+        self.assertEqual(digests(self.workspace / "again", CACHE_PATTERNS), self.reference)
+
     def test_an_empty_standard_input_is_an_error(self):
         self.expect_error(78, "corpus.paths: '-' is standard input, which is empty", "empty", "corpus.paths=['-']")
 
