@@ -1,10 +1,13 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
 
 #include "cli/commands.h"
+#include "core/error.h"
 #include "core/files.h"
+#include "core/visible_text.h"
 #include "evaluation/comparison.h"
 
 namespace thresher::cli {
@@ -17,6 +20,12 @@ struct CompareOptions : Options {
 
 void run_compare(const CompareOptions& options) {
   start(options);
+  if (std::filesystem::is_directory(options.html)) {
+    throw UsageError(fmt::format("compare: --html {} is a folder", visible_text(options.html)),
+                     "the name of the page's file",
+                     fmt::format("--html {}", display_path(std::filesystem::path(options.html) /
+                                                           "comparison.html")));
+  }
   std::vector<evaluation::RunRecord> runs;
   for (const std::string& path : options.runs) runs.push_back(evaluation::read_run(path));
   const Json comparison = evaluation::compare_runs(runs);

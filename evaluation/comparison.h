@@ -32,7 +32,8 @@ std::vector<std::vector<std::string>> differences_grid(const Json& fields);
 std::string comparison_text(const Json& comparison);
 
 /// The same as one HTML file (evaluation/page.h), with the training curves over each other and, for
-/// each group, fvu and ce_recovered against l0.
+/// each group of two SAEs or more, fvu and ce_recovered against l0; groups of one are said to be
+/// left out.
 std::string comparison_page(const std::vector<RunRecord>& runs, const Json& comparison);
 
 }  // namespace thresher::evaluation

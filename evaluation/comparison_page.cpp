@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -92,6 +93,14 @@ std::vector<ScatterChart> pareto_charts(const Json& comparison, const Json& grou
   return charts;
 }
 
+std::vector<std::string> labels_of(const Json& comparison, const Json& group) {
+  std::vector<std::string> labels;
+  for (const Json& sae : comparison.at("saes").as_array()) {
+    if (sae.at("group") == group) labels.push_back(sae.at("label").as_string());
+  }
+  return labels;
+}
+
 void add_pareto(Page& page, const Json& comparison,
                 const std::vector<std::pair<std::string, std::size_t>>& legend) {
   std::vector<Json> groups;
@@ -102,8 +111,11 @@ void add_pareto(Page& page, const Json& comparison,
     }
   }
   bool has_heading = false;
+  std::vector<std::string> alone;
   for (const Json& group : groups) {
     const std::vector<ScatterChart> charts = pareto_charts(comparison, group);
+    const std::vector<std::string> labels = labels_of(comparison, group);
+    if (labels.size() == 1) alone.push_back(labels[0]);
     if (charts.empty()) continue;
     if (!has_heading) {
       page.add_heading("What sparsity costs");
@@ -122,6 +134,10 @@ void add_pareto(Page& page, const Json& comparison,
     page.add_charts(charts);
   }
   if (has_heading) page.add_text("The dashed line joins the SAEs that no other beats in both.");
+  if (alone.empty() || comparison.at("saes").as_array().size() < 2) return;
+  if (!has_heading) page.add_heading("What sparsity costs");
+  page.add_text(fmt::format("Not drawn, because no other SAE was measured alike: {}.",
+                            fmt::join(alone, ", ")));
 }
 
 void add_differences(Page& page, const Json& fields, const std::string& heading) {

@@ -8,6 +8,8 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/visible_text.h"
+#include "evaluation/metric_columns.h"
 #include "trainer/checkpoint.h"
 #include "trainer/checkpoint_format.h"
 #include "trainer/run_directory.h"
@@ -107,6 +109,28 @@ void flatten_into(const Json& value, const std::string& path,
   }
 }
 
+/// The figures of one SAE; those that are shown and compared must be numbers or missing.
+const Json& checked_figures(const Json& figures, const std::string& where) {
+  figures.as_object(where);
+  const auto check = [&](const std::string& key, bool is_of_type, const char* expected) {
+    if (is_of_type) return;
+    throw DataError(fmt::format("{}: {} is {}", escape_control(where), key,
+                                figures.at(key).dump().substr(0, 60)),
+                    expected, "`thresher eval RUN` writes the file again");
+  };
+  const auto check_number = [&](const std::string& key) {
+    const Json* value = figures.find(key);
+    check(key, value == nullptr || value->is_null() || value->is_number(), "a number or null");
+  };
+  for (const MetricColumn& column : metric_columns()) check_number(column.name);
+  for (const char* key : {"n_tokens", "n_dropped"}) check_number(key);
+  for (const char* key : {"contexts_sha256", "rows_sha256"}) {
+    const Json* value = figures.find(key);
+    check(key, value == nullptr || value->is_null() || value->is_string(), "a string or null");
+  }
+  return figures;
+}
+
 }  // namespace
 
 bool RunRecord::is_evaluated() const {
@@ -134,8 +158,8 @@ RunRecord read_run(const std::filesystem::path& run_dir) {
   const std::filesystem::path evaluation = run_dir / "evaluation.json";
   if (const Json figures = read_json_if_there(evaluation); !figures.is_null()) {
     for (const auto& [name, its] : figures.as_object(evaluation.string())) {
-      its.as_object(evaluation.string() + ": " + name);
-      sae_of(run, name).evaluation = its;
+      sae_of(run, name).evaluation =
+          checked_figures(its, fmt::format("{}: {}", evaluation.string(), name));
     }
   }
   take_held_out_curve(run, run_dir / "curve.json");

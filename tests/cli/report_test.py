@@ -145,6 +145,11 @@ class Pages(TinyRunTest):
             self.assertEqual(page.evaluate("document.querySelectorAll('b[onclick], body style').length"), 0)
             self.assertIn("<b onclick=alert(1)>\\x1b]0;title\\x07\\n..", page.evaluate("document.body.textContent"))
 
+    def test_a_page_cannot_be_a_folder(self):
+        result = self.run_here("compare", "runs/tiny", "--html", ".")
+        self.expect_error(result, 64, "compare: --html . is a folder")
+        self.assertIn("hint: --html ./comparison.html", result.stderr)
+
     def test_errors_of_missing_runs_are_harmless_and_clear(self):
         self.expect_error(self.run_here("report", "runs/no\x1b[2J"), 78, r"runs/no\x1b[2J: there is no run here")
         self.expect_error(self.run_here("compare", "runs/tiny", "data"), 78, "data: there is no run here")

@@ -1,5 +1,6 @@
 #include "evaluation/comparison.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -78,6 +79,24 @@ TEST(RunRecordTest, NamesTheLineThatIsDamaged) {
             (folder / "nowhere").string() + ": there is no run here");
 }
 
+TEST(RunRecordTest, RefusesFiguresOfAnotherType) {
+  const ScratchFolder folder;
+  int n_runs = 0;
+  const auto message = [&](const std::string& key, Json value) {
+    Json evaluation = figures(0.25, 8);
+    evaluation[key] = std::move(value);
+    const auto run = make_run(folder, fmt::format("run{}", n_runs++), 8, evaluation);
+    return first_line_of<DataError>([&] { read_run(run); }).substr(run.string().size() + 1);
+  };
+  EXPECT_EQ(message("fvu", "x"), "evaluation.json: topk: fvu is \"x\"");
+  EXPECT_EQ(message("l0", Json::array({1})), "evaluation.json: topk: l0 is [1]");
+  EXPECT_EQ(message("n_tokens", true), "evaluation.json: topk: n_tokens is true");
+  EXPECT_EQ(message("contexts_sha256", 7), "evaluation.json: topk: contexts_sha256 is 7");
+  Json missing = figures(0.25, 8);
+  missing["ce_spliced"] = nullptr;
+  EXPECT_TRUE(read_run(make_run(folder, "missing", 8, missing)).is_evaluated());
+}
+
 TEST(CompareTest, MarksWhatIsNotBeatenAndNamesWhatDiffers) {
   const ScratchFolder folder;
   const Json comparison = compare_runs({read_run(make_run(folder, "a", 8, figures(0.25, 8))),
@@ -118,6 +137,23 @@ TEST(CompareTest, DoesNotCompareRunsOnDifferentHeldOutText) {
   for (const Json& sae : comparison.at("saes").as_array()) {
     EXPECT_TRUE(sae.at("best").as_array().empty());
   }
+}
+
+TEST(CompareTest, PlotsGroupsOfTwoAndNamesTheOthers) {
+  const ScratchFolder folder;
+  const std::vector<RunRecord> runs = {read_run(make_run(folder, "a", 8, figures(0.25, 8))),
+                                       read_run(make_run(folder, "b", 16, figures(0.2, 16))),
+                                       read_run(make_run(folder, "c", 16, figures(0.2, 16, "c2")))};
+  const std::string both = comparison_page(runs, compare_runs(runs));
+  EXPECT_NE(both.find("The dashed line joins"), std::string::npos);
+  EXPECT_NE(both.find("Not drawn, because no other SAE was measured alike: c."), std::string::npos);
+  const std::vector<RunRecord> apart = {runs[0], runs[2]};
+  const std::string none = comparison_page(apart, compare_runs(apart));
+  EXPECT_EQ(none.find("The dashed line joins"), std::string::npos);
+  EXPECT_NE(none.find("Not drawn, because no other SAE was measured alike: a, c."),
+            std::string::npos);
+  const std::vector<RunRecord> alike = {runs[0], runs[1]};
+  EXPECT_EQ(comparison_page(alike, compare_runs(alike)).find("Not drawn"), std::string::npos);
 }
 
 TEST(CompareTest, SaysWhatWasNotEvaluated) {
