@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "core/error.h"
@@ -43,8 +44,10 @@ std::string name_part(const FieldDescription& field, const std::string& value) {
   return "-" + (is_word ? value : short_name(field.name) + value);
 }
 
+/// Ends are read as the field's own values are: Number is std::int64_t or double.
+template <class Number>
 struct Range {
-  double from = 0, to = 0;
+  Number from = 0, to = 0;
   std::int64_t steps = 0;
   std::string scale = "linear";
 
@@ -61,7 +64,8 @@ struct Range {
   }
   double at(std::int64_t step) const {
     const double part = static_cast<double>(step) / static_cast<double>(steps - 1);
-    return scale == "log" ? from * std::pow(to / from, part) : from + (to - from) * part;
+    const auto first = static_cast<double>(from), last = static_cast<double>(to);
+    return scale == "log" ? first * std::pow(last / first, part) : first + (last - first) * part;
   }
 };
 
@@ -74,32 +78,35 @@ ConfigNode scalar_at(const ConfigNode& place, std::string text) {
   return node;
 }
 
-std::vector<ConfigNode> values_of_range(const ConfigNode& node, const std::string& path,
-                                        const FieldDescription& field) {
+template <class Number>
+std::vector<ConfigNode> values_between(const ConfigNode& node, const std::string& path) {
   ConfigReader reader(&node, path);
-  Range range;
+  Range<Number> range;
   range.declare(reader);
   reader.finish();
-  const bool is_whole = field.type.starts_with("integer");
-  if (!is_whole && !field.type.starts_with("number")) {
-    throw ConfigError(
-        fmt::format("{}: {} is a range, but the field is no number", node.where(), path),
-        "a list of values");
-  }
   if (range.scale == "log" && !(range.from > 0 && range.to > 0)) {
     throw ConfigError(fmt::format("{}: {} runs from {} to {} on a log scale", node.where(), path,
                                   range.from, range.to),
                       "both ends above 0");
   }
+  constexpr const char* kBetween = std::is_integral_v<Number> ? "{:.0f}" : "{:.4g}";
   std::vector<ConfigNode> values;
   for (std::int64_t step = 0; step < range.steps; ++step) {
-    const bool is_end = step == 0 || step == range.steps - 1;
-    const double value = step == 0 ? range.from : is_end ? range.to : range.at(step);
-    values.push_back(scalar_at(node, is_whole ? fmt::format("{:.0f}", value)
-                                     : is_end ? fmt::format("{}", value)
-                                              : fmt::format("{:.4g}", value)));
+    values.push_back(scalar_at(node, step == 0 ? fmt::format("{}", range.from)
+                                     : step == range.steps - 1
+                                         ? fmt::format("{}", range.to)
+                                         : fmt::format(kBetween, range.at(step))));
   }
   return values;
+}
+
+std::vector<ConfigNode> values_of_range(const ConfigNode& node, const std::string& path,
+                                        const FieldDescription& field) {
+  if (field.type.starts_with("integer")) return values_between<std::int64_t>(node, path);
+  if (field.type.starts_with("number")) return values_between<double>(node, path);
+  throw ConfigError(
+      fmt::format("{}: {} is a range, but the field is no number", node.where(), path),
+      "a list of values");
 }
 
 std::vector<ConfigNode> values_of(const ConfigNode& node, const std::string& path,

@@ -150,15 +150,17 @@ class ConfigErrors(ProgramTest):
                                       "sae[1].name = topk is taken by another SAE")
 
     def test_sweeps_that_cannot_be(self):
-        def message(value, first_line, key="k"):
+        def message(value, first_line, key="k", part=""):
             self.expect_error(run("config", "show", TINY, "--set", f"sae.0.{key}={value}"), 78,
-                              f"--set sae.0.{key}: sae[0].{key} {first_line}")
+                              f"--set sae.0.{key}: sae[0].{key}{part} {first_line}")
         message("[]", "is an empty list")
         self.expect_error(run("config", "show", TINY, "--set", "sae.0.k=[8, [4]]"), 78,
                           "--set sae.0.k: sae[0].k[1] is a list or a map")
         message("[8, 16, 8]", "takes the value 8 twice")
         message("{from: 1, to: 4, steps: 9}", "takes the value 1 twice")
         message("{from: 0, to: 4, steps: 2, scale: log}", "runs from 0 to 4 on a log scale")
+        message("{from: 1.5, to: 4, steps: 2}", "is not a whole number", key="k", part=".from = 1.5")
+        message("{from: 1k, to: many, steps: 2}", "is not a whole number", key="n_latents", part=".to = many")
         message("[topk, relu_l1]", "takes one value", key="type")
         message("[a, b]", "takes one value", key="name")
         message("{from: 1, to: 4, steps: 2}", "is a range, but the field is no number", key="decoder_bias_init")
@@ -172,6 +174,32 @@ class ConfigErrors(ProgramTest):
         self.assertIn("sae stands for 257 SAEs", error_lines(result)[0])
         self.expect_error(run("config", "show", TINY, "--set", "sae.0.k={from: 1, to: 4}"), 78,
                           "--set sae.0.k: sae[0].k.steps is missing")
+
+    def test_ends_of_a_sweep_are_written_like_other_values_of_the_field(self):
+        result = run("config", "show", TINY, "--set", "sae.0.k={from: 1k, to: 9k, steps: 3}")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for name in ("topk-k1000", "topk-k5000", "topk-k9000"):
+            self.assertIn(f"name: {name}\n", result.stdout)
+
+    def test_a_single_sae_is_overridden_like_a_list_of_one(self):
+        (self.workspace / "own.yaml").write_text("schema: 1\nactivations: {paths: [a.npy]}\nsae: {type: topk}\n")
+        for key in ("sae.k", "sae.0.k", "sae.topk.k"):
+            result = self.run_here("config", "show", "own.yaml", "--set", f"{key}=17")
+            self.assertIn(" k: 17\n", result.stdout, f"{key}: {result.stderr}")
+
+    def test_schedules_of_an_sae_longer_than_the_run(self):
+        name = self.changed("k: 8", "k: 8\n    k_start: 16\n    k_anneal_tokens: 400k")
+        self.expect_error(self.run_here("config", "check", name), 78,
+                          f"{name}:{self.place('hook_point: blocks.2')}: sae topk.k_anneal_tokens = 400000 does not fit "
+                          "into train.total_tokens = 300000")
+
+    def test_a_field_of_json_lines_that_cannot_be(self):
+        name = self.changed("corpus:\n", 'corpus:\n  field: ""\n')
+        self.expect_error(self.run_here("config", "show", name), 78,
+                          f"{name}:{self.place(chr(34) * 2)}: corpus.field is empty")
+        (self.workspace / "a.jsonl").write_text('{"text": "a"}\n')
+        self.expect_error(self.run_here("harvest", TINY, "--set", "corpus.paths=[a.jsonl]", "--set", 'corpus.field="a\\nb"'),
+                          65, r"a.jsonl:1: no field a\nb")
 
     def test_lanes_and_batches(self):
         name = self.changed("lanes: 8", "lanes: 6")
