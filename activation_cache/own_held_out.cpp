@@ -52,6 +52,13 @@ void OwnActivations::set_threshold() {
     n_held_out_ = rows_of_smallest;
   }
   if (n_held_out_ < n_rows_) return;
+  if (n_rows_ == 1) {
+    throw ConfigError(
+        fmt::format("activations.held_out_fraction: {} leaves no rows for training: there is one "
+                    "row in all",
+                    config_.held_out_fraction),
+        "at least two rows");
+  }
   throw ConfigError(
       fmt::format("activations.held_out_fraction: {} leaves no rows for training: all {} {}",
                   config_.held_out_fraction, n_rows_,

@@ -72,7 +72,8 @@ struct TableName {
 enum class TableFormat { kNpy, kSafetensors, kHdf5, kUnknown };
 TableFormat table_format(const std::filesystem::path& path);
 
-/// The tables of a file. DataError for a damaged file, IoError where the system refuses;
+/// The tables of a file. DataError for a damaged file and for an HDF5 file of more than 64 levels
+/// or a million objects, IoError where the system refuses;
 /// ConfigError for a file of another kind (.npy, .safetensors, .h5 and .hdf5 are known).
 std::vector<TableName> list_tables(const std::filesystem::path& path);
 /// Opens table `name` (ignored for .npy). ConfigError, listing what there is, where there is none

@@ -20,6 +20,9 @@ namespace thresher::activation_cache {
 namespace {
 
 constexpr std::size_t kMostListed = 256;
+// A walk over a file takes time that grows with the square of its depth.
+constexpr std::ptrdiff_t kMostNested = 64;
+constexpr std::int64_t kMostObjects = 1'000'000;
 constexpr std::uint64_t kMaxChunkBytes = 1ULL << 30;
 
 /// A file open for reading, and what its parts are called in messages. Use inside an Hdf5Scope.
@@ -249,12 +252,17 @@ class Hdf5Table final : public TableFile {
 
 /// What a walk over the file finds, in the order of the names.
 struct Listing {
-  const Hdf5Input* input;
+  const Hdf5Input* input = nullptr;
   std::vector<TableName> tables;
+  std::int64_t n_objects = 0;
+  bool is_too_deep = false;
 };
 
 herr_t add_dataset(hid_t file, const char* name, const H5O_info_t* info, void* data) {
   auto& listing = *static_cast<Listing*>(data);
+  const std::string_view path = name;
+  listing.is_too_deep = std::count(path.begin(), path.end(), '/') > kMostNested;
+  if (listing.is_too_deep || ++listing.n_objects > kMostObjects) return 1;
   if (info->type != H5O_TYPE_DATASET) return 0;
   const Hdf5Input& input = *listing.input;
   const hid_t opened = H5Dopen2(file, name, H5P_DEFAULT);
@@ -272,10 +280,19 @@ herr_t add_dataset(hid_t file, const char* name, const H5O_info_t* info, void* d
 }
 
 std::vector<TableName> tables_of(const Hdf5Input& input) {
-  Listing listing{&input, {}};
+  Listing listing;
+  listing.input = &input;
   if (H5Ovisit2(input.file(), H5_INDEX_NAME, H5_ITER_INC, add_dataset, &listing, H5O_INFO_BASIC) <
       0) {
     throw_hdf5_error(Hdf5Task::kReading, input.shown(), "listing its datasets");
+  }
+  if (listing.is_too_deep || listing.n_objects > kMostObjects) {
+    throw DataError(listing.is_too_deep
+                        ? fmt::format("{}: its groups are nested deeper than {} levels",
+                                      input.shown(), kMostNested)
+                        : fmt::format("{}: it holds more than {} groups and datasets",
+                                      input.shown(), kMostObjects),
+                    "", "activations.datasets names the one to read, without a search");
   }
   return std::move(listing.tables);
 }

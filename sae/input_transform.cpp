@@ -15,12 +15,19 @@ InputTransform make_input_transform(const SaeConfig& config,
   if (!config.scale_inputs) return transform;
   const double square =
       config.centre_inputs ? statistics.mean_squared_deviation : statistics.mean_squared_norm;
+  if (square == 0) {
+    throw ConfigError(
+        fmt::format("sae {}: the activations of {} cannot be scaled: their rows are "
+                    "all {}",
+                    config.name, config.hook_point, config.centre_inputs ? "equal" : "zero"),
+        "activations that vary", "look at `thresher cache info`");
+  }
   if (!(square > 0) || !std::isfinite(square)) {
     throw ConfigError(
         fmt::format("sae {}: the activations of {} cannot be scaled, their mean squared {} is {}",
                     config.name, config.hook_point, config.centre_inputs ? "deviation" : "norm",
                     square),
-        "activations that vary", "look at `thresher cache info`, or set scale_inputs: false");
+        "activations that vary", "look at `thresher cache info`");
   }
   transform.scale = std::sqrt(static_cast<double>(statistics.mean.size()) / square);
   return transform;

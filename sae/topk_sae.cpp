@@ -91,8 +91,10 @@ void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
   const double square =
       config_.scale_inputs ? static_cast<double>(d_in_) : mean_squared_norm(sample);
   if (!(square > 0)) {
-    throw ConfigError(fmt::format("sae {}: all sampled activations of {} are zero", config_.name,
-                                  config_.hook_point));
+    throw ConfigError(
+        fmt::format("sae {}: all sampled activations of {} are {}", config_.name,
+                    config_.hook_point, config_.centre_inputs ? "equal" : "zero"),
+        "activations that vary", "look at `thresher cache info`");
   }
   mean_squared_input_.fill_(square);
   fill_random_directions(weight(kWDec), 1, RandomStream(seed, "sae.topk.W_dec"));

@@ -136,6 +136,16 @@ class FormatsTest(OwnTest):
                 found = self.harvest(name.replace("/", "-"), f"paths: [a.h5], datasets: [{name}]")
                 self.expect_rows(found, self.x)
 
+    def test_hdf5_of_many_levels(self):
+        with h5py.File(self.folder / "deep.h5", "w") as file:
+            file["a/" * 64 + "x"] = self.x
+        self.expect_rows(self.harvest("deep-searched", "paths: [deep.h5]"), self.x)
+        with h5py.File(self.folder / "deeper.h5", "w") as file:
+            file["a/" * 65 + "x"] = file["beside"] = self.x
+        for name in ("beside", "a/" * 65 + "x"):
+            found = self.harvest(f"deeper-{len(name)}", f"paths: [deeper.h5], datasets: [{name}]")
+            self.expect_rows(found, self.x)
+
     def test_several_hook_points_share_their_rows(self):
         wide = np.concatenate([self.x, self.x[:, :8]], axis=1)
         with h5py.File(self.folder / "several.hdf5", "w") as file:
@@ -269,6 +279,14 @@ class RefusalTest(OwnTest):
         (self.folder / "a.pt").write_bytes(b"x")
         self.refuse("paths: [a.pt]", 78, "a.pt: a file of this kind cannot be read")
 
+    def test_an_hdf5_file_of_many_levels_is_not_searched(self):
+        with h5py.File(self.folder / "deep.h5", "w") as file:
+            file["a/" * 65 + "x"] = self.x
+        message = "deep.h5: its groups are nested deeper than 64 levels"
+        self.refuse("paths: [deep.h5]", 65, message,
+                    hint="hint: activations.datasets names the one to read, without a search")
+        self.refuse("paths: [deep.h5], datasets: [none]", 65, message)
+
     def test_files_that_do_not_fit_each_other(self):
         acts = self.save("acts.npy", np.zeros((900, 4), np.float32))
         np.save(self.folder / "tokens.npy", np.zeros(899, np.int64))
@@ -282,6 +300,19 @@ class RefusalTest(OwnTest):
         self.refuse("paths: [acts.npy, ./acts.npy]", 78, "activations.paths: './acts.npy' is named twice")
         self.refuse(acts + ", held_out_block_rows: 1000", 78,
                     "activations.held_out_fraction: 0.05 leaves no rows for training: all 900 stand in held-out blocks")
+
+    def test_a_single_row_and_equal_rows(self):
+        self.refuse(self.save("one.npy", np.ones((1, 4), np.float32)), 78,
+                    "activations.held_out_fraction: 0.05 leaves no rows for training: there is one row in all",
+                    hint="expected: at least two rows")
+        name = self.experiment("equal", self.save("equal.npy", np.ones((900, 4), np.float32)))
+        result = run_in(self.folder, "run", name, check=False)
+        self.assertEqual(error_lines(result), ["error: sae topk: the activations of activations cannot be scaled: their "
+                                               "rows are all equal"], result.stderr)
+        self.assertNotIn("scale_inputs", result.stderr)
+        result = run_in(self.folder, "run", name, "--set", "sae.scale_inputs=false", check=False)
+        self.assertEqual(error_lines(result),
+                         ["error: sae topk: all sampled activations of activations are equal"], result.stderr)
 
     def test_settings_that_need_a_text(self):
         acts = self.save("acts.npy", np.zeros((900, 4), np.float32))

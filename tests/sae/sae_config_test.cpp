@@ -147,7 +147,7 @@ TEST(InputTransformTest, RefusesToScaleConstantActivations) {
   config.name = "a";
   config.hook_point = "h";
   EXPECT_EQ(first_line_of([&] { make_input_transform(config, statistics); }),
-            "sae a: the activations of h cannot be scaled, their mean squared deviation is 0");
+            "sae a: the activations of h cannot be scaled: their rows are all equal");
 }
 
 }  // namespace
