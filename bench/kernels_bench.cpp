@@ -45,6 +45,7 @@ struct Lane {
   std::vector<std::int64_t> offsets = std::vector<std::int64_t>(kLatents + 1);
   std::vector<std::int32_t> pair_rows = indices, pair_slots = indices;
   std::vector<float> out_rows = x, out_values = values, out_weights = W;
+  std::vector<double> factors = std::vector<double>(kLatents);
   std::vector<float> out_bias = std::vector<float>(kLatents);
 };
 
@@ -90,8 +91,13 @@ void weight_gradients(Lane& lane) {
                        lane.gradient.data(), lane.out_bias.data());
 }
 void normalise(Lane& lane) { normalise_rows({}, kLatents, kDims, lane.W.data()); }
-void remove_parallel(Lane& lane) {
-  remove_parallel_component({}, kLatents, kDims, lane.W.data(), lane.gradient.data());
+void components(Lane& lane) {
+  benchmark::DoNotOptimize(parallel_components({}, kLatents, kDims, lane.W.data(),
+                                               lane.gradient.data(), lane.factors.data()));
+}
+void update_unit_rows(Lane& lane) {
+  adam_unit_rows({}, {1e-4, 0.9, 0.999, 1e-8, 10, 1.0}, kLatents, kDims, lane.gradient.data(),
+                 lane.factors.data(), true, lane.W.data(), lane.m.data(), lane.v.data());
 }
 void squares(Lane& lane) {
   benchmark::DoNotOptimize(sum_of_squares({}, kLatents, kDims, lane.gradient.data()));
@@ -116,7 +122,8 @@ THRESHER_BENCH(residuals);
 THRESHER_BENCH(sort_pairs);
 THRESHER_BENCH(weight_gradients);
 THRESHER_BENCH(normalise);
-THRESHER_BENCH(remove_parallel);
+THRESHER_BENCH(components);
+THRESHER_BENCH(update_unit_rows);
 THRESHER_BENCH(squares);
 THRESHER_BENCH(update);
 

@@ -41,18 +41,26 @@ void accumulate_gradients_cuda(void*, std::int64_t, std::int64_t, std::int64_t, 
                                float*, float*, float*) {
   refuse("accumulate_gradients");
 }
+void column_sums_cuda(void*, std::int64_t, std::int64_t, const float*, const float*, double*) {
+  refuse("column_sums");
+}
 void row_norms_cuda(void*, std::int64_t, std::int64_t, const float*, float*) {
   refuse("row_norms");
 }
 void normalise_rows_cuda(void*, std::int64_t, std::int64_t, float*) { refuse("normalise_rows"); }
-void remove_parallel_component_cuda(void*, std::int64_t, std::int64_t, const float*, float*) {
-  refuse("remove_parallel_component");
+void parallel_components_cuda(void*, std::int64_t, std::int64_t, const float*, const float*,
+                              double*, double*) {
+  refuse("parallel_components");
 }
 void row_squares_cuda(void*, std::int64_t, std::int64_t, const float*, double*) {
   refuse("sum_of_squares");
 }
 void adam_cuda(void*, const AdamStep&, std::int64_t, const float*, float*, float*, float*) {
   refuse("adam");
+}
+void adam_unit_rows_cuda(void*, const AdamStep&, std::int64_t, std::int64_t, const float*,
+                         const double*, bool, float*, float*, float*) {
+  refuse("adam_unit_rows");
 }
 
 }  // namespace thresher::kernels::detail

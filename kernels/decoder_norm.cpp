@@ -38,16 +38,20 @@ void normalise_rows(const Exec& exec, std::int64_t rows, std::int64_t cols, floa
   }
 }
 
-void remove_parallel_component(const Exec& exec, std::int64_t rows, std::int64_t cols,
-                               const float* W, float* grad) {
+double parallel_components(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* W,
+                           const float* grad, double* factors) {
   check_shape(rows, cols);
-  if (rows == 0) return;
+  if (rows == 0) return 0.0;
+  std::vector<double> squares(static_cast<std::size_t>(rows));
   switch (exec.device) {
     case Device::kCpu:
-      return detail::remove_parallel_component_cpu(rows, cols, W, grad);
+      detail::parallel_components_cpu(rows, cols, W, grad, factors, squares.data());
+      break;
     case Device::kCuda:
-      return detail::remove_parallel_component_cuda(exec.stream, rows, cols, W, grad);
+      detail::parallel_components_cuda(exec.stream, rows, cols, W, grad, factors, squares.data());
+      break;
   }
+  return tree_sum(squares);
 }
 
 double sum_of_squares(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* values) {

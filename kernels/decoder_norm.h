@@ -13,9 +13,14 @@ void row_norms(const Exec& exec, std::int64_t rows, std::int64_t cols, const flo
 /// Scales every row to unit norm. A zero row stays zero.
 void normalise_rows(const Exec& exec, std::int64_t rows, std::int64_t cols, float* W);
 
-/// Removes from every row of `grad` its component along the (not necessarily unit) row of W.
-void remove_parallel_component(const Exec& exec, std::int64_t rows, std::int64_t cols,
-                               const float* W, float* grad);
+/// The component of every row of `grad` along the (not necessarily unit) row of W, without writing
+/// anything back: grad[r] - factors[r] * W[r] is perpendicular to W[r], and the sum over rows of
+/// its squares is returned. factors[r] = dot(W[r], grad[r]) / dot(W[r], W[r]), 0 for a zero row;
+/// the squares of a row are dot(grad[r], grad[r]) - dot(W[r], grad[r])^2 / dot(W[r], W[r]), at
+/// least 0. Float64, in the order of sum_of_squares. `factors` [rows] lies on exec.device; on CUDA
+/// the call waits for the stream.
+double parallel_components(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* W,
+                           const float* grad, double* factors);
 
 /// Sum of squares in float64: every row in eight partial sums added as a tree, then the binary tree
 /// over rows. The order is fixed and does not depend on threads. `cols` may be the whole tensor for

@@ -2,7 +2,9 @@
 #include <cmath>
 
 #include "kernels/detail/backends.h"
+#include "kernels/detail/decoder_norm_device.h"
 #include "kernels/detail/lanes.h"
+#include "kernels/detail/row_loops.h"
 #include "kernels/parallel.h"
 
 namespace thresher::kernels::detail {
@@ -36,20 +38,6 @@ THRESHER_HOT void normalise(std::int64_t begin, std::int64_t end, std::int64_t c
   }
 }
 
-THRESHER_HOT void project(std::int64_t begin, std::int64_t end, std::int64_t cols, const float* W,
-                          float* grad) {
-  for (std::int64_t r = begin; r < end; ++r) {
-    const float* weights = W + r * cols;
-    float* row = grad + r * cols;
-    const double sum = dot_double(weights, weights, cols);
-    if (sum == 0.0) continue;
-    const double scale = dot_double(weights, row, cols) / sum;
-    for (std::int64_t c = 0; c < cols; ++c) {
-      row[c] = static_cast<float>(row[c] - scale * static_cast<double>(weights[c]));
-    }
-  }
-}
-
 }  // namespace
 
 void row_norms_cpu(std::int64_t rows, std::int64_t cols, const float* W, float* norms) {
@@ -62,10 +50,16 @@ void normalise_rows_cpu(std::int64_t rows, std::int64_t cols, float* W) {
                [&](std::int64_t begin, std::int64_t end) { normalise(begin, end, cols, W); });
 }
 
-void remove_parallel_component_cpu(std::int64_t rows, std::int64_t cols, const float* W,
-                                   float* grad) {
-  parallel_for(rows, grain_rows(cols),
-               [&](std::int64_t begin, std::int64_t end) { project(begin, end, cols, W, grad); });
+void parallel_components_cpu(std::int64_t rows, std::int64_t cols, const float* W,
+                             const float* grad, double* factors, double* squares) {
+  const RowLoops& loops = row_loops(cpu_isa());
+  parallel_for(rows, grain_rows(cols), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      const RowDots dots = loops.row_dots(W + r * cols, grad + r * cols, cols);
+      factors[r] = parallel_factor(dots.aa, dots.ab);
+      squares[r] = perpendicular_squares(dots.aa, dots.ab, dots.bb);
+    }
+  });
 }
 
 void row_squares_cpu(std::int64_t rows, std::int64_t cols, const float* values, double* sums) {

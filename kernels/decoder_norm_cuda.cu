@@ -34,11 +34,24 @@ __global__ void unit_rows(std::int64_t rows, std::int64_t cols, float* W) {
   normalise_rows_block(block, group_of_block(rows, cols), sums, W);
 }
 
-__global__ void perpendicular_rows(std::int64_t rows, std::int64_t cols, const float* W,
-                                   float* grad) {
-  __shared__ double sums[2 * kThreads];
+__global__ void components_of_rows(std::int64_t rows, std::int64_t cols, const float* W,
+                                   const float* grad, double* factors, double* squares) {
+  __shared__ double sums[3 * kThreads];
   CudaBlock block;
-  remove_parallel_block(block, group_of_block(rows, cols), W, sums, grad);
+  parallel_components_block(block, group_of_block(rows, cols), W, grad, sums,
+                            [=](std::int64_t row, double factor, double square) {
+                              factors[row] = factor;
+                              squares[row] = square;
+                            });
+}
+
+__global__ void update_unit_rows(AdamFactors factors, std::int64_t rows, std::int64_t cols,
+                                 const float* gradient, const double* parallel, bool renormalises,
+                                 float* weights, float* m, float* v) {
+  __shared__ double sums[kThreads];
+  CudaBlock block;
+  adam_unit_rows_block(block, group_of_block(rows, cols), factors, gradient, parallel, renormalises,
+                       sums, weights, m, v);
 }
 
 }  // namespace
@@ -56,11 +69,26 @@ void normalise_rows_cuda(void* stream, std::int64_t rows, std::int64_t cols, flo
   check_launch("normalise_rows");
 }
 
-void remove_parallel_component_cuda(void* stream, std::int64_t rows, std::int64_t cols,
-                                    const float* W, float* grad) {
-  perpendicular_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0,
-                       static_cast<cudaStream_t>(stream)>>>(rows, cols, W, grad);
-  check_launch("remove_parallel_component");
+void parallel_components_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* W,
+                              const float* grad, double* factors, double* squares) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  StreamBuffer<double> on_device(rows, cuda_stream, "parallel_components");
+  components_of_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0, cuda_stream>>>(
+      rows, cols, W, grad, factors, on_device.data());
+  check_launch("parallel_components");
+  check_cuda(cudaMemcpyAsync(squares, on_device.data(), rows * sizeof(double),
+                             cudaMemcpyDeviceToHost, cuda_stream),
+             "parallel_components");
+  check_cuda(cudaStreamSynchronize(cuda_stream), "parallel_components");
+}
+
+void adam_unit_rows_cuda(void* stream, const AdamStep& step, std::int64_t rows, std::int64_t cols,
+                         const float* gradient, const double* factors, bool renormalises,
+                         float* weights, float* m, float* v) {
+  update_unit_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0,
+                     static_cast<cudaStream_t>(stream)>>>(adam_factors(step), rows, cols, gradient,
+                                                          factors, renormalises, weights, m, v);
+  check_launch("adam_unit_rows");
 }
 
 void row_squares_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* values,

@@ -89,6 +89,17 @@ double sum_of_squares(std::int64_t count, const float* values) {
   return sum;
 }
 
+void column_sums(std::int64_t rows, std::int64_t cols, const float* coefficients,
+                 const float* values, double* sums) {
+  std::fill_n(sums, cols, 0.0);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const double coefficient = coefficients != nullptr ? coefficients[r] : 1.0;
+      if (coefficient != 0.0) sums[c] += coefficient * values[r * cols + c];
+    }
+  }
+}
+
 void row_norms(std::int64_t rows, std::int64_t cols, const float* W, float* norms) {
   for (std::int64_t r = 0; r < rows; ++r) {
     norms[r] = static_cast<float>(std::sqrt(sum_of_squares(cols, W + r * cols)));

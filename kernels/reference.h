@@ -29,6 +29,8 @@ void accumulate_latent_rows(std::int64_t n_rows, std::int64_t n_latents, std::in
                             const float* values, const float* coefficients, const float* rows,
                             float* out);
 
+void column_sums(std::int64_t rows, std::int64_t cols, const float* coefficients /* or null */,
+                 const float* values, double* sums);
 void row_norms(std::int64_t rows, std::int64_t cols, const float* W, float* norms);
 void normalise_rows(std::int64_t rows, std::int64_t cols, float* W);
 void remove_parallel_component(std::int64_t rows, std::int64_t cols, const float* W, float* grad);

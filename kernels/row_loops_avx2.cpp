@@ -6,6 +6,8 @@ namespace {
 
 struct Avx2 {
   using Vector = float __attribute__((vector_size(32)));
+  using Doubles = double __attribute__((vector_size(32)));
+  using Half = float __attribute__((vector_size(16)));
   static constexpr int kSumVectors = 8, kDots = 4;
 };
 

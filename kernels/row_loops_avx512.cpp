@@ -6,6 +6,8 @@ namespace {
 
 struct Avx512 {
   using Vector = float __attribute__((vector_size(64)));
+  using Doubles = double __attribute__((vector_size(64)));
+  using Half = float __attribute__((vector_size(32)));
   static constexpr int kSumVectors = 16, kDots = 8;
 };
 

@@ -6,6 +6,8 @@ namespace {
 
 struct Portable {
   using Vector = float __attribute__((vector_size(16)));
+  using Doubles = double __attribute__((vector_size(16)));
+  using Half = float __attribute__((vector_size(8)));
   static constexpr int kSumVectors = 8, kDots = 2;
 };
 

@@ -6,43 +6,28 @@
 #include <cstdint>
 
 #include "core/error.h"
+#include "kernels/column_sums.h"
+#include "kernels/decoder_norm.h"
 
 namespace thresher::sae {
 namespace {
 
-template <class T>
 std::vector<double> sum_rows(const at::Tensor& values) {
   const std::int64_t rows = values.size(0);
   const std::int64_t cols = values.size(1);
   std::vector<double> sums(static_cast<std::size_t>(cols), 0.0);
-  const T* row = values.const_data_ptr<T>();
+  const double* row = values.const_data_ptr<double>();
   for (std::int64_t r = 0; r < rows; ++r, row += cols) {
-    for (std::int64_t c = 0; c < cols; ++c) sums[c] += static_cast<double>(row[c]);
+    for (std::int64_t c = 0; c < cols; ++c) sums[c] += row[c];
   }
   return sums;
 }
 
-template <class T>
 double sum_squares(const at::Tensor& values) {
-  // Eight partial sums in a fixed pattern: the compiler may not reorder one chain of additions, and
-  // one chain is slow.
-  constexpr std::int64_t kParts = 8;
-  double parts[kParts] = {};
-  const T* value = values.const_data_ptr<T>();
-  const std::int64_t count = values.numel();
-  std::int64_t i = 0;
-  for (; i + kParts <= count; i += kParts) {
-    for (std::int64_t p = 0; p < kParts; ++p) {
-      const auto v = static_cast<double>(value[i + p]);
-      parts[p] += v * v;
-    }
-  }
-  for (std::int64_t p = 0; i < count; ++i, ++p) {
-    const auto v = static_cast<double>(value[i]);
-    parts[p] += v * v;
-  }
-  return ((parts[0] + parts[1]) + (parts[2] + parts[3])) +
-         ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+  double sum = 0;
+  const double* value = values.const_data_ptr<double>();
+  for (std::int64_t i = 0; i < values.numel(); ++i) sum += value[i] * value[i];
+  return sum;
 }
 
 bool is_double(const at::Tensor& values) {
@@ -56,11 +41,18 @@ bool is_double(const at::Tensor& values) {
 
 std::vector<double> column_sums(const at::Tensor& values) {
   THRESHER_CHECK(values.dim() == 2, "column sums are over matrices");
-  return is_double(values) ? sum_rows<double>(values) : sum_rows<float>(values);
+  if (is_double(values)) return sum_rows(values);
+  std::vector<double> sums(static_cast<std::size_t>(values.size(1)));
+  kernels::column_sums({}, values.size(0), values.size(1), nullptr, values.const_data_ptr<float>(),
+                       sums.data());
+  return sums;
 }
 
 double sum_of_squares(const at::Tensor& values) {
-  return is_double(values) ? sum_squares<double>(values) : sum_squares<float>(values);
+  if (is_double(values)) return sum_squares(values);
+  const std::int64_t cols = values.dim() == 0 ? 1 : values.size(-1);
+  if (cols == 0) return 0;
+  return kernels::sum_of_squares({}, values.numel() / cols, cols, values.const_data_ptr<float>());
 }
 
 std::vector<double> lane_tree_sum(std::vector<std::vector<double>> lanes) {

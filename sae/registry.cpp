@@ -54,14 +54,6 @@ std::unique_ptr<SaeConfig> default_sae_config(const std::string& type) {
   return config;
 }
 
-void TrainingSae::check_lanes(const std::vector<at::Tensor>& lanes) const {
-  for (const at::Tensor& x : lanes) {
-    THRESHER_CHECK(
-        x.dim() == 2 && x.size(1) == d_in_ && x.is_contiguous() && x.scalar_type() == at::kFloat,
-        "a lane is a contiguous float32 [rows, d_in]");
-  }
-}
-
 std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int64_t d_in) {
   const Variant* variant = find_variant(config.type);
   THRESHER_CHECK(variant != nullptr, "no SAE variant of this type: " + config.type);

@@ -66,7 +66,7 @@ ReluL1Sae::ReluL1Sae(const ReluL1Config& config, std::int64_t d_in)
   parameters_ = {
       {"W_enc", zeros({n_latents_, d_in}).t(), zeros({n_latents_, d_in}).t(), 1},
       {"b_enc", zeros({n_latents_}), zeros({n_latents_}), 0},
-      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0},
+      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0, config.is_bricken()},
       {"b_dec", zeros({d_in}), zeros({d_in})},
   };
   decoder_norms_ = zeros({n_latents_});
@@ -99,12 +99,6 @@ void ReluL1Sae::match_norms(const at::Tensor& sample) {
     recon_norms += std::sqrt(sum_of_squares(lane.x[r] - lane.error[r]));
   }
   if (recon_norms > 0) parameters_[kWEnc].weight.mul_(input_norms / recon_norms);
-}
-
-void ReluL1Sae::constrain_weights() {
-  if (!config_.is_bricken()) return;
-  kernels::normalise_rows(kExec, n_latents_, d_in_,
-                          parameters_[kWDec].weight.mutable_data_ptr<float>());
 }
 
 ReluL1Weights ReluL1Sae::weights() const {
@@ -249,9 +243,6 @@ void ReluL1Sae::finish_gradients() {
   if (std::isnan(sums_[kErrorSquares])) parameters_[kBDec].gradient.fill_(sums_[kErrorSquares]);
   if (config_.is_bricken()) {
     relu_l1_input_gradient(weights(), parameters_[kBEnc].gradient, parameters_[kBDec].gradient);
-    kernels::remove_parallel_component(kExec, n_latents_, d_in_,
-                                       parameters_[kWDec].weight.const_data_ptr<float>(),
-                                       parameters_[kWDec].gradient.mutable_data_ptr<float>());
     return;
   }
   const std::vector<double> latent_sums(sums_.begin() + static_cast<std::ptrdiff_t>(kSums) + d_in_,
@@ -262,7 +253,6 @@ void ReluL1Sae::finish_gradients() {
 
 Json ReluL1Sae::finish_step(comm::Communicator& comm) {
   last_l0_.fill_(sums_[kActive] / sums_[kTokens]);
-  constrain_weights();
   firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
   if (config_.is_resampling_due(info_.tokens_before, info_.tokens_before + info_.batch_tokens,
                                 info_.total_tokens)) {

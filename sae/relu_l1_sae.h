@@ -33,7 +33,6 @@ class ReluL1Sae final : public TrainingSae {
   std::vector<Parameter>& parameters() override { return parameters_; }
   std::vector<std::pair<std::string, at::Tensor>> buffers() override;
   const std::vector<std::int64_t>& replaced_latents() const override { return replaced_; }
-  void constrain_weights() override;
   InferenceSae to_inference(const InputTransform& transform) const override;
 
  private:

@@ -11,7 +11,7 @@
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "core/random.h"
-#include "kernels/decoder_norm.h"
+#include "kernels/column_sums.h"
 #include "sae/initialisation.h"
 #include "sae/lane_sums.h"
 
@@ -63,7 +63,7 @@ TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
   parameters_ = {
       {"W_enc", zeros({n_latents_, d_in}).t(), zeros({n_latents_, d_in}).t(), 1},
       {"b_enc", zeros({n_latents_}), zeros({n_latents_}), 0},
-      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0},
+      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0, true},
       {"b_dec", zeros({d_in}), zeros({d_in})},
   };
   mean_squared_input_ = at::full({1}, static_cast<double>(d_in), at::kDouble);
@@ -204,24 +204,14 @@ void TopKSae::backward() {
 
 void TopKSae::finish_gradients() {
   // b_dec also stands in the encoder's input, x - b_dec.
-  std::vector<double> through_encoder(static_cast<std::size_t>(d_in_), 0.0);
-  const float* row = weight(kWEnc).const_data_ptr<float>();  // latent-major
-  const float* b_enc = gradient(kBEnc).const_data_ptr<float>();
-  for (std::int64_t i = 0; i < n_latents_; ++i, row += d_in_) {
-    const auto coefficient = static_cast<double>(b_enc[i]);
-    if (coefficient == 0) continue;
-    for (std::int64_t j = 0; j < d_in_; ++j) {
-      through_encoder[j] += coefficient * static_cast<double>(row[j]);
-    }
-  }
+  std::vector<double> through_encoder(static_cast<std::size_t>(d_in_));
+  kernels::column_sums(kExec, n_latents_, d_in_, gradient(kBEnc).const_data_ptr<float>(),
+                       weight(kWEnc).const_data_ptr<float>(), through_encoder.data());
   float* b_dec = gradient(kBDec).mutable_data_ptr<float>();
   for (std::int64_t j = 0; j < d_in_; ++j) {
     b_dec[j] = static_cast<float>(static_cast<double>(b_dec[j]) - through_encoder[j]);
   }
   if (std::isnan(sums_[kErrorSquares])) gradient(kBDec).fill_(sums_[kErrorSquares]);
-  kernels::remove_parallel_component(kExec, n_latents_, d_in_,
-                                     weight(kWDec).const_data_ptr<float>(),
-                                     gradient(kWDec).mutable_data_ptr<float>());
 }
 
 double TopKSae::aux_weight() const {
@@ -229,12 +219,7 @@ double TopKSae::aux_weight() const {
   return config_.aux_coefficient * scale;
 }
 
-void TopKSae::constrain_weights() {
-  kernels::normalise_rows(kExec, n_latents_, d_in_, weight(kWDec).mutable_data_ptr<float>());
-}
-
 Json TopKSae::finish_step(comm::Communicator& comm) {
-  constrain_weights();
   firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
 
   const auto tokens = static_cast<double>(info_.batch_tokens);

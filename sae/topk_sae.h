@@ -39,7 +39,6 @@ class TopKSae final : public TrainingSae {
 
   std::vector<Parameter>& parameters() override { return parameters_; }
   std::vector<std::pair<std::string, at::Tensor>> buffers() override;
-  void constrain_weights() override;
   InferenceSae to_inference(const InputTransform& transform) const override;
 
  private:

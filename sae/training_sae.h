@@ -46,6 +46,12 @@ struct Parameter {
   at::Tensor weight;  // float32 master copy
   at::Tensor gradient;
   std::int64_t latent_dim = -1;  // which dimension counts latents; -1: none does
+  /// The rows, as they lie in memory, are kept at unit norm: the trainer leaves the part of the
+  /// gradient that is parallel to a row out of norm and update, and scales the row back afterwards.
+  bool has_unit_rows = false;
+
+  /// Rows as they lie in memory, where a variant may keep a matrix transposed; 1 for a vector.
+  std::int64_t memory_rows() const;
 };
 
 /// An SAE under training. One step, driven by trainer/step.cpp, is
@@ -56,10 +62,9 @@ struct Parameter {
 ///   - backward(): this rank's partial gradients, summed along the lane tree, into
 ///     Parameter::gradient;
 ///   - the trainer all-reduces every gradient;
-///   - finish_gradients(): terms computed from reduced gradients, removal of the decoder-parallel
-///     part;
-///   - the trainer takes the norm, clips, and lets Adam update;
-///   - finish_step(comm): decoder norm, dead-latent counters; returns the step's global figures.
+///   - finish_gradients(): terms computed from reduced gradients;
+///   - the trainer takes the norm, clips, lets Adam update, and keeps unit rows at unit norm;
+///   - finish_step(comm): dead-latent counters; returns the step's global figures.
 ///
 /// `lanes` are the rank's own, n_local_lanes of them, in order; together the ranks' lanes hold
 /// batch_tokens rows. Everything is a pure function of the global batch: bits do not
@@ -91,9 +96,9 @@ class TrainingSae {
     static const std::vector<std::int64_t> none;
     return none;
   }
-  /// Puts weights that were changed from outside (an average of several steps) back under the
-  /// variant's constraints, e.g. decoder rows of unit norm.
-  virtual void constrain_weights() {}
+  /// Scales the rows of weights with unit rows back after a change from outside (an average of
+  /// several steps).
+  void constrain_weights();
 
   /// In a fixed order: W_enc, b_enc, W_dec, b_dec.
   virtual std::vector<Parameter>& parameters() = 0;

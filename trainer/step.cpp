@@ -16,7 +16,6 @@ namespace thresher::trainer {
 namespace {
 
 constexpr std::int64_t kNormBlock = std::int64_t{1} << 18;  // values; 1 MiB
-constexpr std::int64_t kNormRow = std::int64_t{1} << 12;    // threads share a block by rows
 constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
 
 kernels::Exec exec_of(const at::Tensor& tensor) {
@@ -32,16 +31,6 @@ std::int64_t first_bad_value(const at::Tensor& tensor) {
     if (!std::isfinite(values[i])) return i;
   }
   return kNone;
-}
-
-/// In rows, so that threads can share the work, and what fills no row.
-double sum_of_squares(const kernels::Exec& exec, const float* values, std::int64_t count) {
-  const std::int64_t rows = count / kNormRow;
-  const std::int64_t left = count % kNormRow;
-  double sum = 0;
-  if (rows > 0) sum += kernels::sum_of_squares(exec, rows, kNormRow, values);
-  if (left > 0) sum += kernels::sum_of_squares(exec, 1, left, values + rows * kNormRow);
-  return sum;
 }
 
 /// What a person needs to find the cause: the inputs come first because they are the usual one.
@@ -76,7 +65,10 @@ std::string describe_bad_value(sae::TrainingSae& sae, const std::vector<at::Tens
 }  // namespace
 
 Step::Step(sae::TrainingSae& sae, const TrainConfig& config)
-    : sae_(&sae), config_(config), average_(sae, config.ema_decay) {
+    : sae_(&sae),
+      config_(config),
+      parallel_(sae.parameters().size()),
+      average_(sae, config.ema_decay) {
   for (const sae::Parameter& parameter : sae.parameters()) {
     moments_.push_back({at::zeros_like(parameter.weight), at::zeros_like(parameter.weight)});
   }
@@ -99,15 +91,22 @@ void Step::compute_gradients(const sae::StepInfo& info, const std::vector<at::Te
   sae_->finish_gradients();
 }
 
-double Step::gradient_norm() const {
+double Step::gradient_norm() {
   std::vector<double> squares;
-  for (const sae::Parameter& parameter : sae_->parameters()) {
+  for (std::size_t i = 0; i < moments_.size(); ++i) {
+    const sae::Parameter& parameter = sae_->parameters()[i];
     const at::Tensor& gradient = parameter.gradient;
-    // Rows as they lie in memory: a variant may keep a matrix transposed.
-    const std::int64_t rows =
-        gradient.dim() < 2 ? 1 : gradient.size(gradient.is_contiguous() ? 0 : 1);
-    squares.push_back(kernels::sum_of_squares(exec_of(gradient), rows, gradient.numel() / rows,
-                                              gradient.data_ptr<float>()));
+    const std::int64_t rows = parameter.memory_rows();
+    const std::int64_t cols = gradient.numel() / rows;
+    if (!parameter.has_unit_rows) {
+      squares.push_back(
+          kernels::sum_of_squares(exec_of(gradient), rows, cols, gradient.data_ptr<float>()));
+      continue;
+    }
+    parallel_[i].resize(static_cast<std::size_t>(rows));
+    squares.push_back(kernels::parallel_components(
+        exec_of(gradient), rows, cols, parameter.weight.data_ptr<float>(),
+        gradient.data_ptr<float>(), parallel_[i].data()));
   }
   return std::sqrt(kernels::tree_sum(squares));
 }
@@ -123,32 +122,48 @@ kernels::AdamStep Step::adam_step(const sae::StepInfo& info, double learning_rat
           .gradient_scale = limit > 0 && norm > limit ? limit / norm : 1.0};
 }
 
+void Step::update_rows(std::size_t i, const kernels::AdamStep& adam, std::int64_t first,
+                       std::int64_t rows, bool renormalises) {
+  const sae::Parameter& parameter = sae_->parameters()[i];
+  const kernels::Exec exec = exec_of(parameter.weight);
+  const std::int64_t cols = parameter.weight.numel() / parameter.memory_rows();
+  const float* gradient = parameter.gradient.data_ptr<float>() + first * cols;
+  float* weights = parameter.weight.data_ptr<float>() + first * cols;
+  float* m = moments_[i].m.data_ptr<float>() + first * cols;
+  float* v = moments_[i].v.data_ptr<float>() + first * cols;
+  if (parameter.has_unit_rows) {
+    kernels::adam_unit_rows(exec, adam, rows, cols, gradient, parallel_[i].data() + first,
+                            renormalises, weights, m, v);
+  } else {
+    kernels::adam(exec, adam, rows * cols, gradient, weights, m, v);
+  }
+}
+
 void Step::update(const kernels::AdamStep& adam) {
   for (std::size_t i = 0; i < moments_.size(); ++i) {
-    const sae::Parameter& parameter = sae_->parameters()[i];
-    kernels::adam(exec_of(parameter.weight), adam, parameter.weight.numel(),
-                  parameter.gradient.data_ptr<float>(), parameter.weight.data_ptr<float>(),
-                  moments_[i].m.data_ptr<float>(), moments_[i].v.data_ptr<float>());
+    update_rows(i, adam, 0, sae_->parameters()[i].memory_rows(), true);
   }
 }
 
 std::pair<double, double> Step::update_with_norms(const kernels::AdamStep& adam) {
   // In blocks that stay in the cache, so that the copy of the old weights costs next to nothing.
-  std::vector<float> block(static_cast<std::size_t>(kNormBlock));
+  std::vector<float> block;
   std::vector<double> before, changed;
   for (std::size_t i = 0; i < moments_.size(); ++i) {
     const sae::Parameter& parameter = sae_->parameters()[i];
     const kernels::Exec exec = exec_of(parameter.weight);
-    for (std::int64_t first = 0; first < parameter.weight.numel(); first += kNormBlock) {
-      const std::int64_t count = std::min(kNormBlock, parameter.weight.numel() - first);
-      float* weights = parameter.weight.data_ptr<float>() + first;
-      before.push_back(sum_of_squares(exec, weights, count));
-      std::copy_n(weights, count, block.data());
-      kernels::adam(exec, adam, count, parameter.gradient.data_ptr<float>() + first, weights,
-                    moments_[i].m.data_ptr<float>() + first,
-                    moments_[i].v.data_ptr<float>() + first);
-      for (std::int64_t j = 0; j < count; ++j) block[j] = weights[j] - block[j];
-      changed.push_back(sum_of_squares(exec, block.data(), count));
+    const std::int64_t all_rows = parameter.memory_rows();
+    const std::int64_t cols = parameter.weight.numel() / all_rows;
+    const std::int64_t block_rows = std::max<std::int64_t>(1, kNormBlock / cols);
+    for (std::int64_t first = 0; first < all_rows; first += block_rows) {
+      const std::int64_t rows = std::min(block_rows, all_rows - first);
+      float* weights = parameter.weight.data_ptr<float>() + first * cols;
+      before.push_back(kernels::sum_of_squares(exec, rows, cols, weights));
+      block.assign(weights, weights + rows * cols);
+      update_rows(i, adam, first, rows, false);
+      for (std::int64_t j = 0; j < rows * cols; ++j) block[j] = weights[j] - block[j];
+      changed.push_back(kernels::sum_of_squares(exec, rows, cols, block.data()));
+      if (parameter.has_unit_rows) kernels::normalise_rows(exec, rows, cols, weights);
     }
   }
   return {std::sqrt(kernels::tree_sum(before)), std::sqrt(kernels::tree_sum(changed))};

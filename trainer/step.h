@@ -39,9 +39,13 @@ class Step {
  private:
   void compute_gradients(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
                          comm::Communicator& comm);
-  double gradient_norm() const;
+  /// Without what is parallel to unit rows, which goes to parallel_.
+  double gradient_norm();
   kernels::AdamStep adam_step(const sae::StepInfo& info, double learning_rate, double norm) const;
   void update(const kernels::AdamStep& adam);
+  /// Rows [first, first + rows) of parameter i, as they lie in memory.
+  void update_rows(std::size_t i, const kernels::AdamStep& adam, std::int64_t first,
+                   std::int64_t rows, bool renormalises);
   /// The same update, and the norms of the parameters before it and of what it changed.
   std::pair<double, double> update_with_norms(const kernels::AdamStep& adam);
   void forget_replaced_latents();
@@ -49,6 +53,7 @@ class Step {
   sae::TrainingSae* sae_;
   TrainConfig config_;
   std::vector<Moments> moments_;
+  std::vector<std::vector<double>> parallel_;  // a parameter: factors of parallel_components
   WeightAverage average_;
 };
 

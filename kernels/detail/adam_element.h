@@ -32,12 +32,22 @@ inline AdamFactors adam_factors(const AdamStep& step) {
 }
 
 /// One weight. Must not be contracted into fused multiply-adds: CPU and CUDA give the same bits.
-THRESHER_DEVICE inline void adam_element(const AdamFactors& f, float gradient, float& weight,
-                                         float& m, float& v) {
+/// Always inline, because files compiled for one instruction set use it.
+THRESHER_DEVICE __attribute__((always_inline)) inline void adam_element(const AdamFactors& f,
+                                                                        float gradient,
+                                                                        float& weight, float& m,
+                                                                        float& v) {
   const float g = gradient * f.gradient_scale;
   m = f.beta1 * m + f.one_minus_beta1 * g;
   v = f.beta2 * v + f.one_minus_beta2 * (g * g);
   weight -= f.step_size * (m / (sqrtf(v) * f.root_correction + f.epsilon));
+}
+
+/// A gradient without its component along its weight's row, see parallel_components.
+THRESHER_DEVICE __attribute__((always_inline)) inline float perpendicular_element(double factor,
+                                                                                  float gradient,
+                                                                                  float weight) {
+  return static_cast<float>(static_cast<double>(gradient) - factor * static_cast<double>(weight));
 }
 
 }  // namespace thresher::kernels::detail

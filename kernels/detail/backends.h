@@ -48,15 +48,23 @@ void accumulate_gradients_cuda(void* stream, std::int64_t n_latents, std::int64_
                                std::int64_t n_lanes, const LatentPairs* lanes, float* W_dec,
                                float* W_enc, float* b_enc);
 
+void column_sums_cpu(std::int64_t rows, std::int64_t cols, const float* coefficients,
+                     const float* values, double* sums);
+/// `sums` is host memory: the call waits for the stream.
+void column_sums_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* coefficients,
+                      const float* values, double* sums);
+
 void row_norms_cpu(std::int64_t rows, std::int64_t cols, const float* W, float* norms);
 void row_norms_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* W,
                     float* norms);
 void normalise_rows_cpu(std::int64_t rows, std::int64_t cols, float* W);
 void normalise_rows_cuda(void* stream, std::int64_t rows, std::int64_t cols, float* W);
-void remove_parallel_component_cpu(std::int64_t rows, std::int64_t cols, const float* W,
-                                   float* grad);
-void remove_parallel_component_cuda(void* stream, std::int64_t rows, std::int64_t cols,
-                                    const float* W, float* grad);
+/// `squares` [rows]: the dispatcher adds them with tree_sum.
+void parallel_components_cpu(std::int64_t rows, std::int64_t cols, const float* W,
+                             const float* grad, double* factors, double* squares);
+/// `squares` is host memory here too: the call waits for the stream.
+void parallel_components_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* W,
+                              const float* grad, double* factors, double* squares);
 /// Sum of squares of every row; the dispatcher adds them with tree_sum.
 void row_squares_cpu(std::int64_t rows, std::int64_t cols, const float* values, double* sums);
 /// `sums` is host memory here too: the call waits for the stream.
@@ -67,5 +75,11 @@ void adam_cpu(const AdamStep& step, std::int64_t count, const float* gradient, f
               float* m, float* v);
 void adam_cuda(void* stream, const AdamStep& step, std::int64_t count, const float* gradient,
                float* weights, float* m, float* v);
+void adam_unit_rows_cpu(const AdamStep& step, std::int64_t rows, std::int64_t cols,
+                        const float* gradient, const double* factors, bool renormalises,
+                        float* weights, float* m, float* v);
+void adam_unit_rows_cuda(void* stream, const AdamStep& step, std::int64_t rows, std::int64_t cols,
+                         const float* gradient, const double* factors, bool renormalises,
+                         float* weights, float* m, float* v);
 
 }  // namespace thresher::kernels::detail

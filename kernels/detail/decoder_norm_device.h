@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/detail/adam_element.h"
 #include "kernels/detail/device_code.h"
 
 // kRowLanes threads work on a row; element i belongs to thread i % kRowLanes and the partial sums
@@ -72,24 +73,50 @@ THRESHER_DEVICE void normalise_rows_block(Block& block, const RowGroup& group, d
   });
 }
 
-/// `sums` has room for two numbers a thread.
-template <class Block>
-THRESHER_DEVICE void remove_parallel_block(Block& block, const RowGroup& group, const float* W,
-                                           double* sums, float* grad) {
+/// From dot(W, W), dot(W, grad) and dot(grad, grad) of a row, see parallel_components.
+THRESHER_DEVICE inline double parallel_factor(double weight_squares, double dot) {
+  return weight_squares == 0.0 ? 0.0 : dot / weight_squares;
+}
+THRESHER_DEVICE inline double perpendicular_squares(double weight_squares, double dot,
+                                                    double squares) {
+  if (weight_squares == 0.0) return squares;
+  const double left = squares - dot * dot / weight_squares;
+  return left < 0.0 ? 0.0 : left;  // NaN passes
+}
+
+/// `sums` has room for three numbers a thread. Calls store(row, factor, squares) once a row.
+template <class Block, class Store>
+THRESHER_DEVICE void parallel_components_block(Block& block, const RowGroup& group, const float* W,
+                                               const float* grad, double* sums, Store store) {
   double* dots = sums + block.threads();
+  double* squares = dots + block.threads();
   row_dots_block(block, group, W, W, sums);
   row_dots_block(block, group, W, grad, dots);
+  row_dots_block(block, group, grad, grad, squares);
   block.each([&](std::uint32_t thread) {
     const std::int64_t row = group.row_of(thread);
-    const double sum = sums[thread / kRowLanes * kRowLanes];
-    if (row >= group.rows || sum == 0.0) return;
-    const double scale = dots[thread / kRowLanes * kRowLanes] / sum;
+    if (thread % kRowLanes != 0 || row >= group.rows) return;
+    store(row, parallel_factor(sums[thread], dots[thread]),
+          perpendicular_squares(sums[thread], dots[thread], squares[thread]));
+  });
+}
+
+/// The rows of adam_unit_rows.
+template <class Block>
+THRESHER_DEVICE void adam_unit_rows_block(Block& block, const RowGroup& group,
+                                          const AdamFactors& factors, const float* gradient,
+                                          const double* parallel, bool renormalises, double* sums,
+                                          float* weights, float* m, float* v) {
+  block.each([&](std::uint32_t thread) {
+    const std::int64_t row = group.row_of(thread);
+    if (row >= group.rows) return;
     for (std::int64_t c = thread % kRowLanes; c < group.cols; c += kRowLanes) {
       const std::int64_t i = row * group.cols + c;
-      grad[i] =
-          static_cast<float>(static_cast<double>(grad[i]) - scale * static_cast<double>(W[i]));
+      const float left = perpendicular_element(parallel[row], gradient[i], weights[i]);
+      adam_element(factors, left, weights[i], m[i], v[i]);
     }
   });
+  if (renormalises) normalise_rows_block(block, group, sums, weights);
 }
 
 }  // namespace thresher::kernels::detail

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/cpu_isa.h"
+#include "kernels/detail/adam_element.h"
 
 namespace thresher::kernels::detail {
 
@@ -33,6 +34,11 @@ struct RowSum {
   std::int64_t n_next;
 };
 
+/// Dot products of two rows, in 8 partial sums that are added as a tree (detail/lanes.h).
+struct RowDots {
+  double aa, ab, bb;
+};
+
 /// The loops that decide the time of a step outside the encoder product, written once for every
 /// width of vectors. All give the same bits.
 struct RowLoops {
@@ -41,6 +47,15 @@ struct RowLoops {
   /// out[i] = dot(rows[i], vector), in 16 partial sums that are added as a tree (detail/lanes.h).
   void (*dots)(std::int64_t count, const float* const* rows, const float* vector, std::int64_t d,
                float* out);
+  RowDots (*row_dots)(const float* a, const float* b, std::int64_t d);
+  /// adam_element on `count` values.
+  void (*adam)(const AdamFactors& factors, std::int64_t count, const float* gradient,
+               float* weights, float* m, float* v);
+  /// One row of adam_unit_rows.
+  void (*adam_unit_row)(const AdamFactors& factors, double parallel, bool renormalises,
+                        std::int64_t d, const float* gradient, float* weights, float* m, float* v);
+  /// sums += coefficient * row, in float64.
+  void (*add_row)(double coefficient, const float* row, std::int64_t d, double* sums);
   /// out = x - recon.
   void (*subtract)(const float* x, const float* recon, std::int64_t d, float* out);
 };

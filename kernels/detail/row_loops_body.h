@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -8,6 +9,8 @@
 // Included by one file an instruction set, which says what a vector is:
 //
 //     Isa::Vector       a vector of floats
+//     Isa::Doubles      a vector of doubles of the same size
+//     Isa::Half         as many floats as Isa::Doubles has doubles
 //     Isa::kSumVectors  vectors of sums that registers hold
 //     Isa::kDots        dot products at a time
 //
@@ -144,6 +147,107 @@ void dots(std::int64_t count, const float* const* rows, const float* vector, std
   for (; i < count; ++i) dot_rows<Isa, 1>(rows + i, vector, d, out + i);
 }
 
+constexpr std::int64_t kDoubleParts = 8;  // kDoubleLanes of detail/lanes.h
+
+inline double add_double_parts(double* parts) {
+  for (std::int64_t half = kDoubleParts / 2; half >= 1; half /= 2) {
+    for (std::int64_t i = 0; i < half; ++i) parts[i] += parts[i + half];
+  }
+  return parts[0];
+}
+
+template <class Isa>
+inline typename Isa::Doubles load_doubles(const float* from) {
+  typename Isa::Half half;
+  std::memcpy(&half, from, sizeof(half));
+  return __builtin_convertvector(half, typename Isa::Doubles);
+}
+
+template <class Isa>
+RowDots row_dots(const float* a, const float* b, std::int64_t d) {
+  using Doubles = typename Isa::Doubles;
+  constexpr std::int64_t kStep = sizeof(Doubles) / sizeof(double);
+  constexpr int kVectors = kDoubleParts / kStep;
+  Doubles aa[kVectors] = {}, ab[kVectors] = {}, bb[kVectors] = {};
+  std::int64_t c = 0;
+  for (; c + kDoubleParts <= d; c += kDoubleParts) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Doubles left = load_doubles<Isa>(a + c + v * kStep);
+      const Doubles right = load_doubles<Isa>(b + c + v * kStep);
+      aa[v] += left * left;
+      ab[v] += left * right;
+      bb[v] += right * right;
+    }
+  }
+  double parts[3][kDoubleParts];
+  std::memcpy(parts[0], aa, sizeof(aa));
+  std::memcpy(parts[1], ab, sizeof(ab));
+  std::memcpy(parts[2], bb, sizeof(bb));
+  for (std::int64_t i = 0; c < d; ++c, ++i) {
+    const auto left = static_cast<double>(a[c]), right = static_cast<double>(b[c]);
+    parts[0][i] += left * left;
+    parts[1][i] += left * right;
+    parts[2][i] += right * right;
+  }
+  return {add_double_parts(parts[0]), add_double_parts(parts[1]), add_double_parts(parts[2])};
+}
+
+template <class Isa>
+double squares(const float* row, std::int64_t d) {
+  using Doubles = typename Isa::Doubles;
+  constexpr std::int64_t kStep = sizeof(Doubles) / sizeof(double);
+  constexpr int kVectors = kDoubleParts / kStep;
+  Doubles sums[kVectors] = {};
+  std::int64_t c = 0;
+  for (; c + kDoubleParts <= d; c += kDoubleParts) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Doubles values = load_doubles<Isa>(row + c + v * kStep);
+      sums[v] += values * values;
+    }
+  }
+  double parts[kDoubleParts];
+  std::memcpy(parts, sums, sizeof(parts));
+  for (std::int64_t i = 0; c < d; ++c, ++i) {
+    parts[i] += static_cast<double>(row[c]) * static_cast<double>(row[c]);
+  }
+  return add_double_parts(parts);
+}
+
+template <class Isa>
+void adam(const AdamFactors& factors, std::int64_t count, const float* __restrict gradient,
+          float* __restrict weights, float* __restrict m, float* __restrict v) {
+  const AdamFactors f = factors;
+  for (std::int64_t i = 0; i < count; ++i) {
+    adam_element(f, gradient[i], weights[i], m[i], v[i]);
+  }
+}
+
+template <class Isa>
+void adam_unit_row(const AdamFactors& factors, double parallel, bool renormalises, std::int64_t d,
+                   const float* __restrict gradient, float* __restrict weights, float* __restrict m,
+                   float* __restrict v) {
+  const AdamFactors f = factors;
+  for (std::int64_t i = 0; i < d; ++i) {
+    const float left = perpendicular_element(parallel, gradient[i], weights[i]);
+    adam_element(f, left, weights[i], m[i], v[i]);
+  }
+  if (!renormalises) return;
+  const double sum = squares<Isa>(weights, d);
+  if (sum == 0.0) return;
+  const double scale = 1.0 / std::sqrt(sum);
+  for (std::int64_t i = 0; i < d; ++i) {
+    weights[i] = static_cast<float>(static_cast<double>(weights[i]) * scale);
+  }
+}
+
+template <class Isa>
+void add_row(double coefficient, const float* __restrict row, std::int64_t d,
+             double* __restrict sums) {
+  for (std::int64_t c = 0; c < d; ++c) sums[c] += coefficient * static_cast<double>(row[c]);
+}
+
 template <class Isa>
 void subtract(const float* x, const float* recon, std::int64_t d, float* out) {
   for (std::int64_t c = 0; c < d; ++c) out[c] = x[c] - recon[c];
@@ -151,7 +255,8 @@ void subtract(const float* x, const float* recon, std::int64_t d, float* out) {
 
 template <class Isa>
 constexpr RowLoops loops_of() {
-  return {sum<Isa>, dots<Isa>, subtract<Isa>};
+  return {sum<Isa>,           dots<Isa>,    row_dots<Isa>, adam<Isa>,
+          adam_unit_row<Isa>, add_row<Isa>, subtract<Isa>};
 }
 
 }  // namespace

@@ -58,6 +58,47 @@ TEST_P(AdamTest, FollowsTheReferenceOverManySteps) {
   }
 }
 
+TEST_P(AdamTest, UnitRowsTakeWhatIsPerpendicularAndAreScaledBack) {
+  std::vector<float> weights{1, 0, 0, 0}, m(4), v(4);
+  backend().adam_unit_rows({0.75, 0.5, 0.75, 0.0, 1, 1.0}, 2, {7, -4, 0, 0}, {7, 0}, true, weights,
+                           m, v);
+  EXPECT_EQ(m, (std::vector<float>{0, -2, 0, 0}));
+  EXPECT_EQ(v, (std::vector<float>{0, 4, 0, 0}));
+  EXPECT_FALSE(std::isfinite(weights[0])) << "0 / 0: epsilon is what keeps such a weight in place";
+  weights = {1, 0, 0, 0}, m.assign(4, 0.0f), v = m;
+  backend().adam_unit_rows({0.75, 0.5, 0.75, 1e-8, 1, 1.0}, 2, {7, -4, 0, 0}, {7, 0}, true, weights,
+                           m, v);
+  EXPECT_FLOAT_EQ(weights[0], 0.8f);
+  EXPECT_FLOAT_EQ(weights[1], 0.6f);
+  EXPECT_EQ(weights[2], 0.0f) << "a zero row stays zero";
+}
+
+TEST_P(AdamTest, OneWalkOverUnitRowsGivesTheBitsOfItsParts) {
+  Draws draws(42);
+  for (int round = 0; round < 200; ++round) {
+    const std::int64_t rows = draws.size(0, 20), cols = draws.size(1, 130);
+    const auto W = draws.reals(rows * cols), gradient = draws.reals(rows * cols);
+    const auto old_m = draws.reals(rows * cols);
+    const std::vector<float> old_v(W.size(), 0.5f);
+    const bool renormalises = draws.integer(0, 1) == 0;
+    const AdamStep step{1e-2, 0.9, 0.999, 1e-8, 3, 0.7};
+    const auto factors = backend().parallel_components(rows, cols, W, gradient).factors;
+    auto perpendicular = gradient;
+    for (std::size_t i = 0; i < W.size(); ++i) {
+      const double factor = factors[i / static_cast<std::size_t>(cols)];
+      perpendicular[i] = static_cast<float>(gradient[i] - factor * W[i]);
+    }
+    auto expected = W, expected_m = old_m, expected_v = old_v;
+    cpu_backend()->adam(step, perpendicular, expected, expected_m, expected_v);
+    if (renormalises) expected = cpu_backend()->normalise_rows(rows, cols, expected);
+    auto weights = W, m = old_m, v = old_v;
+    backend().adam_unit_rows(step, cols, gradient, factors, renormalises, weights, m, v);
+    ASSERT_EQ(bits(weights), bits(expected));
+    ASSERT_EQ(bits(m), bits(expected_m));
+    ASSERT_EQ(bits(v), bits(expected_v));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(On, AdamTest, testing::ValuesIn(backends_under_test()), backend_name);
 
 }  // namespace

@@ -38,6 +38,11 @@ struct Residuals {
   std::vector<float> residuals, dots;
 };
 
+struct Components {
+  std::vector<double> factors;
+  double squares = 0;
+};
+
 struct Gradients {
   std::vector<float> W_dec, W_enc, b_enc;
 };
@@ -69,17 +74,25 @@ class Backend {
                               const std::vector<float>* bias, const std::vector<float>& x) = 0;
   virtual Gradients gradients(std::int64_t n_latents, std::int64_t d,
                               std::span<const Lane> lanes) = 0;
+  virtual std::vector<double> column_sums(std::int64_t rows, std::int64_t cols,
+                                          const std::vector<float>* coefficients,
+                                          const std::vector<float>& values) = 0;
   virtual std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
                                        const std::vector<float>& W) = 0;
   virtual std::vector<float> normalise_rows(std::int64_t rows, std::int64_t cols,
                                             std::vector<float> W) = 0;
-  virtual std::vector<float> remove_parallel_component(std::int64_t rows, std::int64_t cols,
-                                                       const std::vector<float>& W,
-                                                       std::vector<float> grad) = 0;
+  virtual Components parallel_components(std::int64_t rows, std::int64_t cols,
+                                         const std::vector<float>& W,
+                                         const std::vector<float>& grad) = 0;
   virtual double sum_of_squares(std::int64_t rows, std::int64_t cols,
                                 const std::vector<float>& values) = 0;
   virtual void adam(const AdamStep& step, const std::vector<float>& gradient,
                     std::vector<float>& weights, std::vector<float>& m, std::vector<float>& v) = 0;
+  virtual void adam_unit_rows(const AdamStep& step, std::int64_t cols,
+                              const std::vector<float>& gradient,
+                              const std::vector<double>& factors, bool renormalises,
+                              std::vector<float>& weights, std::vector<float>& m,
+                              std::vector<float>& v) = 0;
 };
 
 /// The backends that this test program was linked with.

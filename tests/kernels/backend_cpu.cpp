@@ -1,3 +1,4 @@
+#include "kernels/column_sums.h"
 #include "kernels/decoder_norm.h"
 #include "kernels/topk.h"
 #include "tests/kernels/backend.h"
@@ -67,6 +68,15 @@ class CpuBackend final : public Backend {
     return out;
   }
 
+  std::vector<double> column_sums(std::int64_t rows, std::int64_t cols,
+                                  const std::vector<float>* coefficients,
+                                  const std::vector<float>& values) override {
+    std::vector<double> sums(static_cast<std::size_t>(cols), -1.0);
+    kernels::column_sums({}, rows, cols, coefficients != nullptr ? coefficients->data() : nullptr,
+                         values.data(), sums.data());
+    return sums;
+  }
+
   std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
                                const std::vector<float>& W) override {
     std::vector<float> norms(static_cast<std::size_t>(rows), -1.0f);
@@ -80,11 +90,12 @@ class CpuBackend final : public Backend {
     return W;
   }
 
-  std::vector<float> remove_parallel_component(std::int64_t rows, std::int64_t cols,
-                                               const std::vector<float>& W,
-                                               std::vector<float> grad) override {
-    kernels::remove_parallel_component({}, rows, cols, W.data(), grad.data());
-    return grad;
+  Components parallel_components(std::int64_t rows, std::int64_t cols, const std::vector<float>& W,
+                                 const std::vector<float>& grad) override {
+    Components out{std::vector<double>(static_cast<std::size_t>(rows), -1.0), 0};
+    out.squares =
+        kernels::parallel_components({}, rows, cols, W.data(), grad.data(), out.factors.data());
+    return out;
   }
 
   double sum_of_squares(std::int64_t rows, std::int64_t cols,
@@ -96,6 +107,15 @@ class CpuBackend final : public Backend {
             std::vector<float>& m, std::vector<float>& v) override {
     kernels::adam({}, step, static_cast<std::int64_t>(gradient.size()), gradient.data(),
                   weights.data(), m.data(), v.data());
+  }
+
+  void adam_unit_rows(const AdamStep& step, std::int64_t cols, const std::vector<float>& gradient,
+                      const std::vector<double>& factors, bool renormalises,
+                      std::vector<float>& weights, std::vector<float>& m,
+                      std::vector<float>& v) override {
+    const auto rows = static_cast<std::int64_t>(factors.size());
+    kernels::adam_unit_rows({}, step, rows, cols, gradient.data(), factors.data(), renormalises,
+                            weights.data(), m.data(), v.data());
   }
 };
 

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/detail/adam_element.h"
+#include "kernels/detail/column_sums_device.h"
 #include "kernels/detail/decoder_norm_device.h"
 #include "kernels/detail/sparse_decode_device.h"
 #include "kernels/detail/topk_device.h"
@@ -114,6 +115,22 @@ class DeviceCodeBackend final : public Backend {
     return out;
   }
 
+  std::vector<double> column_sums(std::int64_t rows, std::int64_t cols,
+                                  const std::vector<float>* coefficients,
+                                  const std::vector<float>& values) override {
+    const std::int64_t blocks = (rows + detail::kSumRows - 1) / detail::kSumRows;
+    std::vector<double> parts, sums;
+    for (std::int64_t i = 0; i < blocks * cols; ++i) {
+      parts.push_back(detail::column_block_sum(
+          i / cols, rows, cols, i % cols, coefficients != nullptr ? coefficients->data() : nullptr,
+          values.data()));
+    }
+    for (std::int64_t c = 0; c < cols; ++c) {
+      sums.push_back(blocks == 0 ? 0.0 : detail::column_tree_sum(blocks, cols, c, parts.data()));
+    }
+    return sums;
+  }
+
   std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
                                const std::vector<float>& W) override {
     std::vector<float> norms;
@@ -131,13 +148,19 @@ class DeviceCodeBackend final : public Backend {
     return W;
   }
 
-  std::vector<float> remove_parallel_component(std::int64_t rows, std::int64_t cols,
-                                               const std::vector<float>& W,
-                                               std::vector<float> grad) override {
+  Components parallel_components(std::int64_t rows, std::int64_t cols, const std::vector<float>& W,
+                                 const std::vector<float>& grad) override {
+    Components out{std::vector<double>(static_cast<std::size_t>(rows), -1.0), 0};
+    std::vector<double> squares(out.factors);
     for_each_group(rows, cols, [&](HostBlock& block, const detail::RowGroup& group) {
-      detail::remove_parallel_block(block, group, W.data(), sums_.data(), grad.data());
+      detail::parallel_components_block(block, group, W.data(), grad.data(), sums_.data(),
+                                        [&](std::int64_t row, double factor, double square) {
+                                          out.factors[static_cast<std::size_t>(row)] = factor;
+                                          squares[static_cast<std::size_t>(row)] = square;
+                                        });
     });
-    return grad;
+    out.squares = tree_sum(squares);
+    return out;
   }
 
   double sum_of_squares(std::int64_t rows, std::int64_t cols,
@@ -151,6 +174,18 @@ class DeviceCodeBackend final : public Backend {
     for (std::size_t i = 0; i < gradient.size(); ++i) {
       detail::adam_element(factors, gradient[i], weights[i], m[i], v[i]);
     }
+  }
+
+  void adam_unit_rows(const AdamStep& step, std::int64_t cols, const std::vector<float>& gradient,
+                      const std::vector<double>& factors, bool renormalises,
+                      std::vector<float>& weights, std::vector<float>& m,
+                      std::vector<float>& v) override {
+    const auto rows = static_cast<std::int64_t>(factors.size());
+    for_each_group(rows, cols, [&](HostBlock& block, const detail::RowGroup& group) {
+      detail::adam_unit_rows_block(block, group, detail::adam_factors(step), gradient.data(),
+                                   factors.data(), renormalises, sums_.data(), weights.data(),
+                                   m.data(), v.data());
+    });
   }
 
  private:
@@ -174,7 +209,7 @@ class DeviceCodeBackend final : public Backend {
     return out;
   }
 
-  std::vector<double> sums_ = std::vector<double>(2 * kRowThreads);
+  std::vector<double> sums_ = std::vector<double>(3 * kRowThreads);
 };
 
 }  // namespace

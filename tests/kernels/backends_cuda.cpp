@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include "kernels/column_sums.h"
 #include "kernels/decoder_norm.h"
 #include "kernels/topk.h"
 #include "tests/kernels/backends.h"
@@ -148,6 +149,16 @@ class CudaBackend final : public Backend {
     return {W_dec.to_host(), W_enc.to_host(), b_enc.to_host()};
   }
 
+  std::vector<double> column_sums(std::int64_t rows, std::int64_t cols,
+                                  const std::vector<float>* coefficients,
+                                  const std::vector<float>& values) override {
+    OnDevice<float> device_values(values);
+    OnDevice<float> factors(coefficients != nullptr ? *coefficients : std::vector<float>());
+    std::vector<double> sums(static_cast<std::size_t>(cols), -1.0);
+    kernels::column_sums(kOnGpu, rows, cols, factors.data(), device_values.data(), sums.data());
+    return sums;
+  }
+
   std::vector<float> row_norms(std::int64_t rows, std::int64_t cols,
                                const std::vector<float>& W) override {
     OnDevice<float> weights(W), norms(rows);
@@ -162,12 +173,13 @@ class CudaBackend final : public Backend {
     return weights.to_host();
   }
 
-  std::vector<float> remove_parallel_component(std::int64_t rows, std::int64_t cols,
-                                               const std::vector<float>& W,
-                                               std::vector<float> grad) override {
+  Components parallel_components(std::int64_t rows, std::int64_t cols, const std::vector<float>& W,
+                                 const std::vector<float>& grad) override {
     OnDevice<float> weights(W), device_grad(grad);
-    kernels::remove_parallel_component(kOnGpu, rows, cols, weights.data(), device_grad.data());
-    return device_grad.to_host();
+    OnDevice<double> factors(rows);
+    const double squares = kernels::parallel_components(kOnGpu, rows, cols, weights.data(),
+                                                        device_grad.data(), factors.data());
+    return {factors.to_host(), squares};
   }
 
   double sum_of_squares(std::int64_t rows, std::int64_t cols,
@@ -181,6 +193,20 @@ class CudaBackend final : public Backend {
     OnDevice<float> g(gradient), w(weights), first(m), second(v);
     kernels::adam(kOnGpu, step, static_cast<std::int64_t>(gradient.size()), g.data(), w.data(),
                   first.data(), second.data());
+    weights = w.to_host();
+    m = first.to_host();
+    v = second.to_host();
+  }
+
+  void adam_unit_rows(const AdamStep& step, std::int64_t cols, const std::vector<float>& gradient,
+                      const std::vector<double>& factors, bool renormalises,
+                      std::vector<float>& weights, std::vector<float>& m,
+                      std::vector<float>& v) override {
+    const auto rows = static_cast<std::int64_t>(factors.size());
+    OnDevice<float> g(gradient), w(weights), first(m), second(v);
+    OnDevice<double> parallel(factors);
+    kernels::adam_unit_rows(kOnGpu, step, rows, cols, g.data(), parallel.data(), renormalises,
+                            w.data(), first.data(), second.data());
     weights = w.to_host();
     m = first.to_host();
     v = second.to_host();

@@ -31,9 +31,16 @@ TEST_P(DecoderNormTest, LetsANaNBeSeen) {
   EXPECT_EQ(norms[1], 5);
 }
 
-TEST_P(DecoderNormTest, RemovesTheParallelComponentOfAnyRowLength) {
-  EXPECT_EQ(backend().remove_parallel_component(2, 2, {0, 2, 0, 0}, {3, 5, 7, 8}),
-            (std::vector<float>{3, 0, 7, 8}));
+TEST_P(DecoderNormTest, FindsTheComponentAlongRowsOfAnyLength) {
+  const Components out =
+      backend().parallel_components(3, 2, {0, 2, 0, 0, 3, 4}, {3, 5, 7, 8, 6, 8});
+  EXPECT_EQ(out.factors, (std::vector<double>{2.5, 0, 2}));
+  EXPECT_EQ(out.squares, 9.0 + 49 + 64) << "what is perpendicular; all of it beside a zero row";
+}
+
+TEST_P(DecoderNormTest, ANaNReachesTheSquares) {
+  EXPECT_TRUE(std::isnan(backend().parallel_components(1, 2, {1, 0}, {NAN, 1}).squares));
+  EXPECT_TRUE(std::isnan(backend().parallel_components(1, 2, {1, 0}, {1, NAN}).squares));
 }
 
 TEST_P(DecoderNormTest, EqualsTheReferenceBitForBitOnIntegers) {
@@ -50,10 +57,16 @@ TEST_P(DecoderNormTest, EqualsTheReferenceBitForBitOnIntegers) {
     std::vector<float> axis(W.size(), 0.0f);
     for (std::int64_t r = 0; r < rows && cols > 0; ++r)
       axis[static_cast<std::size_t>(r * cols + r % cols)] = 1;
-    auto expected = draws.integers(rows * cols);
-    const auto grad = expected;
-    reference::remove_parallel_component(rows, cols, axis.data(), expected.data());
-    ASSERT_EQ(backend().remove_parallel_component(rows, cols, axis, grad), expected);
+    const auto grad = draws.integers(rows * cols);
+    auto left = grad;
+    reference::remove_parallel_component(rows, cols, axis.data(), left.data());
+    const Components out = backend().parallel_components(rows, cols, axis, grad);
+    ASSERT_EQ(out.squares, reference::sum_of_squares(rows * cols, left.data()));
+    for (std::int64_t i = 0; i < rows * cols; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const double factor = out.factors[static_cast<std::size_t>(i / cols)];
+      ASSERT_EQ(grad[at] - factor * axis[at], left[at]);
+    }
   }
 }
 
@@ -66,14 +79,18 @@ TEST_P(DecoderNormTest, IsCloseToTheReferenceAndGivesTheBitsOfTheCpu) {
     reference::normalise_rows(rows, cols, unit.data());
     reference::remove_parallel_component(rows, cols, W.data(), perpendicular.data());
     const auto our_unit = backend().normalise_rows(rows, cols, W);
-    const auto our_perpendicular = backend().remove_parallel_component(rows, cols, W, grad);
+    const Components ours = backend().parallel_components(rows, cols, W, grad);
     for (std::size_t i = 0; i < unit.size(); ++i) {
       ASSERT_NEAR(our_unit[i], unit[i], 1e-7);
-      ASSERT_NEAR(our_perpendicular[i], perpendicular[i], 1e-6);
+      const double factor = ours.factors[i / static_cast<std::size_t>(cols)];
+      ASSERT_NEAR(grad[i] - factor * W[i], perpendicular[i], 1e-6);
     }
+    EXPECT_NEAR(ours.squares, reference::sum_of_squares(rows * cols, perpendicular.data()),
+                1e-6 * static_cast<double>(rows * cols));
     Backend& cpu = *cpu_backend();
     EXPECT_EQ(bits(our_unit), bits(cpu.normalise_rows(rows, cols, W)));
-    EXPECT_EQ(bits(our_perpendicular), bits(cpu.remove_parallel_component(rows, cols, W, grad)));
+    EXPECT_EQ(ours.factors, cpu.parallel_components(rows, cols, W, grad).factors);
+    EXPECT_EQ(ours.squares, cpu.parallel_components(rows, cols, W, grad).squares);
     EXPECT_EQ(bits(backend().row_norms(rows, cols, W)), bits(cpu.row_norms(rows, cols, W)));
     EXPECT_EQ(backend().sum_of_squares(rows, cols, W), cpu.sum_of_squares(rows, cols, W));
   }

@@ -119,11 +119,18 @@ TEST_F(ParallelTest, NumberOfThreadsChangesNoBit) {
     results.push_back(gradients.b_enc);
     results.push_back(cpu.row_norms(n_latents, d, W));
     results.push_back(cpu.normalise_rows(n_latents, d, W));
-    results.push_back(cpu.remove_parallel_component(n_latents, d, W, gradients.W_dec));
+    const Components components = cpu.parallel_components(n_latents, d, W, gradients.W_dec);
+    results.push_back({components.factors.begin(), components.factors.end()});
+    results.push_back({static_cast<float>(components.squares)});
     results.push_back({static_cast<float>(cpu.sum_of_squares(n_latents, d, W))});
+    const auto sums = cpu.column_sums(n_latents, d, &gradients.b_enc, W);
+    results.push_back({sums.begin(), sums.end()});
     auto weights = W, m = W;
     std::vector<float> v(W.size(), 0.5f);
     cpu.adam({1e-3, 0.9, 0.999, 1e-8, 3, 1.0}, gradients.W_dec, weights, m, v);
+    results.push_back(weights);
+    cpu.adam_unit_rows({1e-3, 0.9, 0.999, 1e-8, 3, 1.0}, d, gradients.W_dec, components.factors,
+                       true, weights, m, v);
     results.push_back(weights);
     std::vector<std::vector<std::uint32_t>> patterns;
     for (const auto& result : results) patterns.push_back(bits(result));

@@ -1,7 +1,8 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "tests/kernels/backend.h"
+#include "kernels/parallel.h"
+#include "tests/kernels/kernel_test.h"
 
 namespace thresher::kernels {
 namespace {
@@ -33,6 +34,27 @@ TEST(SortPairsTest, TakesRowsOfAnyLengthAndAPartOfTheRows) {
   EXPECT_EQ(offsets, (Offsets{0, 2, 2, 3}));
   EXPECT_EQ(rows, (Indices{0, 1, 1})) << "counted from the first row of the part";
   EXPECT_EQ(slots, (Indices{3, 5, 4})) << "places in the arrays";
+}
+
+TEST(SortPairsTest, SeveralThreadsGiveTheSameOrder) {
+  Draws draws(71);
+  Lane lane;
+  const std::int64_t rows = 3000, n_latents = 97;
+  lane.row_offsets = draws.row_offsets(rows, 200);
+  while (lane.row_offsets.back() < 5 * (1 << 16)) {  // more than one thread takes part
+    lane.row_offsets = draws.row_offsets(rows, 200);
+  }
+  lane.indices = draws.latents(lane.row_offsets.back(), n_latents);
+  lane.values = draws.integers(lane.row_offsets.back());  // some are 0
+  const SortedLane alone(lane, n_latents);
+  for (const int threads : {2, 3, 4}) {
+    set_num_threads(threads);
+    const SortedLane sorted(lane, n_latents);
+    EXPECT_EQ(sorted.offsets, alone.offsets) << threads << " threads";
+    EXPECT_EQ(sorted.pair_rows, alone.pair_rows) << threads << " threads";
+    EXPECT_EQ(sorted.pair_slots, alone.pair_slots) << threads << " threads";
+  }
+  set_num_threads(1);
 }
 
 TEST(SortPairsTest, AcceptsNothing) {

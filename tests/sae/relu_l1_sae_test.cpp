@@ -105,12 +105,6 @@ TEST_P(ReluL1FormTest, GradientsEqualCentralDifferencesAndAutograd) {
   }
 }
 
-/// What finish_gradients leaves of a decoder gradient: nothing along the decoder's rows.
-at::Tensor without_parallel_part(const at::Tensor& gradient, const at::Tensor& W_dec) {
-  const at::Tensor along = (gradient * W_dec).sum(1, true) / W_dec.square().sum(1, true);
-  return gradient - along * W_dec;
-}
-
 /// The l0 of the batch before, which decides between dense and sparse products.
 void set_last_l0(TrainingSae& sae, double l0) {
   const auto buffers = sae.buffers();
@@ -125,10 +119,7 @@ TEST_P(ReluL1FormTest, TrainingCodeEqualsTheFormulasForEveryLaneCount) {
       const auto sae = make_sae(GetParam());
       set_last_l0(*sae, last_l0);
       const auto parameters = double_parameters(*sae);
-      auto expected = formulas(GetParam(), parameters, x.to(at::kDouble));
-      if (std::string(GetParam()) == "bricken") {
-        expected[2] = without_parallel_part(expected[2], parameters[2]);
-      }
+      const auto expected = formulas(GetParam(), parameters, x.to(at::kDouble));
       const auto comm = comm::make_self_communicator();
       compute_gradients(*sae, {.batch_tokens = kTokens, .dead_window_tokens = 100}, x, n_lanes,
                         *comm);

@@ -4,6 +4,7 @@
 
 #include "core/random.h"
 #include "kernels/adam.h"
+#include "kernels/decoder_norm.h"
 
 namespace thresher::sae::testing {
 namespace {
@@ -100,9 +101,19 @@ std::vector<std::string> train(TrainingSae& sae, std::int64_t steps, std::int64_
                                    .epsilon = 1e-8,
                                    .step = step + 1,
                                    .gradient_scale = 1};
-      kernels::adam({}, adam, parameter.weight.numel(), memory_of(parameter.gradient).data(),
-                    memory_of(parameter.weight).data(), memory_of(m[p]).data(),
-                    memory_of(v[p]).data());
+      float* weights = memory_of(parameter.weight).data();
+      const float* gradient = memory_of(parameter.gradient).data();
+      if (!parameter.has_unit_rows) {
+        kernels::adam({}, adam, parameter.weight.numel(), gradient, weights, memory_of(m[p]).data(),
+                      memory_of(v[p]).data());
+        continue;
+      }
+      const std::int64_t rows = parameter.memory_rows();
+      const std::int64_t cols = parameter.weight.numel() / rows;
+      std::vector<double> parallel(static_cast<std::size_t>(rows));
+      kernels::parallel_components({}, rows, cols, weights, gradient, parallel.data());
+      kernels::adam_unit_rows({}, adam, rows, cols, gradient, parallel.data(), true, weights,
+                              memory_of(m[p]).data(), memory_of(v[p]).data());
     }
     lines.push_back(sae.finish_step(comm).dump());
   }

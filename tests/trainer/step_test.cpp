@@ -134,6 +134,30 @@ TEST(StepTest, ReportsTheNormsOfParametersAndUpdateWhenAsked) {
   EXPECT_EQ(without.find("parameter_norm"), nullptr);
 }
 
+TEST(StepTest, LeavesOutWhatIsParallelToUnitRowsAndScalesThemBack) {
+  for (const bool wants_norms : {false, true}) {
+    CountingSae sae;
+    sae.parameters()[0].has_unit_rows = true;
+    Step step(sae, plain_config());
+    const Json figures =
+        step.run(info_of(0, 2), two_lanes(), *comm::make_self_communicator(), wants_norms);
+    // The rows (1, 2) and (3, 4) have the gradient (3, -4) each; (4, -2) and (3.84, -2.88) are
+    // perpendicular to them.
+    EXPECT_NEAR(figures.at("gradient_norm").as_double(), std::sqrt(20 + 23.04 + 64), 1e-12);
+    const at::Tensor& m = step.moments()[0].m;
+    EXPECT_FLOAT_EQ(m[0][0].item().toFloat(), 0.1F * 4);
+    EXPECT_FLOAT_EQ(m[1][1].item().toFloat(), 0.1F * -2.88F);
+    const at::Tensor expected = at::tensor({0.5, 2.5, 2.5, 4.5}).view({2, 2}).t();
+    EXPECT_TRUE(
+        at::allclose(sae.W(), (expected / expected.norm(2, 0, true)).to(at::kFloat), 1e-6, 1e-6))
+        << sae.W();
+    if (!wants_norms) continue;
+    EXPECT_EQ(figures.at("parameter_norm").as_double(), std::sqrt(30.0));
+    EXPECT_NEAR(figures.at("update_norm").as_double(), std::sqrt(5 * 0.25), 1e-6)
+        << "before the rows are scaled back";
+  }
+}
+
 TEST(StepTest, NormsOfManyBlocksEqualBruteForceAndLeaveTheUpdateAsItIs) {
   sae::ReluL1Config config;
   config.name = "r";
