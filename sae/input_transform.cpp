@@ -29,7 +29,8 @@ InputTransform make_input_transform(const SaeConfig& config,
                     square),
         "activations that vary", "look at `thresher cache info`");
   }
-  transform.scale = std::sqrt(static_cast<double>(statistics.mean.size()) / square);
+  const auto d_in = static_cast<std::int64_t>(statistics.mean.size());
+  transform.scale = std::sqrt(config.input_mean_square(d_in) / square);
   return transform;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "sae/jumprelu_sae.h"
 #include "sae/relu_l1_sae.h"
 #include "sae/topk_sae.h"
 
@@ -28,6 +29,7 @@ constexpr std::array kVariants = {
     variant<TopKConfig, TopKSae>("topk"),
     variant<BatchTopKConfig, TopKSae>("batch_topk"),
     variant<ReluL1Config, ReluL1Sae>("relu_l1"),
+    variant<JumpReluConfig, JumpReluSae>("jumprelu"),
 };
 
 }  // namespace

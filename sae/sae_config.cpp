@@ -69,8 +69,8 @@ void SaeConfig::declare(FieldVisitor& fields) {
                {.help = "Subtract the mean of the training activations; folded into the exported "
                         "weights."});
   fields.field("scale_inputs", scale_inputs,
-               {.help = "Scale so that the mean squared norm of the inputs is d_in; folded into "
-                        "the exported weights."});
+               {.help = "Scale so that the mean squared norm of the inputs is d_in (jumprelu's "
+                        "recipes gdm and target_l0: 1); folded into the exported weights."});
   fields.field("decoder_bias_init", decoder_bias_init,
                {.help = "Where b_dec starts, over a sample of the centred, scaled inputs.",
                 .choices = {"geometric_median", "mean", "zero"}});

@@ -29,12 +29,12 @@ struct SaeConfig {
   virtual ~SaeConfig() = default;
   std::string name;
   std::string hook_point;
-  std::string type;  // a name in the registry: topk, batch_topk, relu_l1
+  std::string type;  // a name in the registry: topk, batch_topk, relu_l1, jumprelu
   std::int64_t expansion_factor =
       4;  // n_latents = expansion_factor * d_in, unless n_latents is given
   std::optional<std::int64_t> n_latents;
   bool centre_inputs = true;  // subtract the cache's mean
-  bool scale_inputs = true;   // scale so that E|x|^2 = d_in
+  bool scale_inputs = true;   // scale so that E|x|^2 = input_mean_square(d_in)
   // geometric_median | mean | zero, of the centred, scaled inputs
   std::string decoder_bias_init = "geometric_median";
   std::optional<std::int64_t>
@@ -52,6 +52,8 @@ struct SaeConfig {
   virtual void check(const ConfigReader&) const {}
   /// That the variant's own schedules fit a run of `total_tokens`. ConfigError naming the SAE.
   virtual void check_lengths(std::int64_t /*total_tokens*/) const {}
+  /// What scale_inputs makes of E|x|^2.
+  virtual double input_mean_square(std::int64_t d_in) const { return static_cast<double>(d_in); }
   std::int64_t latents(std::int64_t d_in) const {
     return n_latents.value_or(expansion_factor * d_in);
   }

@@ -49,6 +49,7 @@ struct Parameter {
   /// The rows, as they lie in memory, are kept at unit norm: the trainer leaves the part of the
   /// gradient that is parallel to a row out of norm and update, and scales the row back afterwards.
   bool has_unit_rows = false;
+  double learning_rate_factor = 1;  // times the SAE's learning rate
 
   /// Rows as they lie in memory, where a variant may keep a matrix transposed; 1 for a vector.
   std::int64_t memory_rows() const;
@@ -85,9 +86,9 @@ class TrainingSae {
   virtual void forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) = 0;
   virtual void backward() = 0;
   virtual void finish_gradients() = 0;
-  /// Keys: loss, reconstruction_loss, sparsity_loss (relu_l1) or aux_loss (topk), batch_fvu, l0,
-  /// dead_latents (moving count: silent for dead_window_tokens at the end of this step), and what a
-  /// variant adds (docs/variants.md). Dead latents may be resampled here.
+  /// Keys: loss, reconstruction_loss, sparsity_loss (relu_l1, jumprelu) or aux_loss (topk),
+  /// batch_fvu, l0, dead_latents (moving count: silent for dead_window_tokens at the end of this
+  /// step), and what a variant adds (docs/variants.md). Dead latents may be resampled here.
   virtual Json finish_step(comm::Communicator& comm) = 0;
 
   /// Latents whose weights the last finish_step replaced, ascending. The trainer then forgets what
@@ -100,7 +101,7 @@ class TrainingSae {
   /// several steps).
   void constrain_weights();
 
-  /// In a fixed order: W_enc, b_enc, W_dec, b_dec.
+  /// In a fixed order: W_enc, b_enc, W_dec, b_dec, then what a variant adds.
   virtual std::vector<Parameter>& parameters() = 0;
   /// State besides parameters that a checkpoint must hold, by name: e.g. "tokens_since_fired" int64
   /// [n_latents], "mean_squared_input" float64 [1] (topk). The tensors share memory with the SAE:

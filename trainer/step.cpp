@@ -23,6 +23,11 @@ kernels::Exec exec_of(const at::Tensor& tensor) {
   return {Device::kCpu, nullptr};
 }
 
+kernels::AdamStep adam_of(const sae::Parameter& parameter, kernels::AdamStep adam) {
+  adam.learning_rate *= parameter.learning_rate_factor;
+  return adam;
+}
+
 /// Position of the first non-finite value, or kNone.
 std::int64_t first_bad_value(const at::Tensor& tensor) {
   const at::Tensor flat = tensor.contiguous();
@@ -131,11 +136,12 @@ void Step::update_rows(std::size_t i, const kernels::AdamStep& adam, std::int64_
   float* weights = parameter.weight.data_ptr<float>() + first * cols;
   float* m = moments_[i].m.data_ptr<float>() + first * cols;
   float* v = moments_[i].v.data_ptr<float>() + first * cols;
+  const kernels::AdamStep step = adam_of(parameter, adam);
   if (parameter.has_unit_rows) {
-    kernels::adam_unit_rows(exec, adam, rows, cols, gradient, parallel_[i].data() + first,
+    kernels::adam_unit_rows(exec, step, rows, cols, gradient, parallel_[i].data() + first,
                             renormalises, weights, m, v);
   } else {
-    kernels::adam(exec, adam, rows * cols, gradient, weights, m, v);
+    kernels::adam(exec, step, rows * cols, gradient, weights, m, v);
   }
 }
 

@@ -100,6 +100,9 @@ at::Tensor training_space_reconstruction(TrainingSae& sae, const InputTransform&
     const at::Tensor pre_acts = at::mm(x - p[3], p[0]) + p[1];
     const auto [values, indices] = pre_acts.topk(topk->k, 1);
     acts = at::zeros_like(pre_acts).scatter_(1, indices, values.relu());
+  } else if (const auto* jump = dynamic_cast<const JumpReluConfig*>(&sae.config())) {
+    const at::Tensor pre_acts = at::mm(x, p[0]) + p[1];
+    acts = pre_acts * pre_acts.gt(jump->has_log_threshold() ? p[4].exp() : p[4]);
   } else {
     const bool is_bricken = dynamic_cast<const ReluL1Config&>(sae.config()).is_bricken();
     acts = (at::mm(is_bricken ? x - p[3] : x, p[0]) + p[1]).relu();

@@ -1,4 +1,5 @@
 #include "sae/sae_config.h"
+#include "sae/jumprelu_config.h"
 
 #include <gtest/gtest.h>
 
@@ -47,11 +48,11 @@ TEST(SaeConfigTest, StartsReluL1WithZeroBiases) {
 TEST(SaeConfigTest, ListsTheTypesAndThePlaceOfAnUnknownOne) {
   EXPECT_EQ(message_of("name: a\nhook_point: h\ntype: topkk\n"),
             "a.yaml:3:7: sae[0].type = topkk is not known\n"
-            "  expected: one of topk, batch_topk, relu_l1\n"
+            "  expected: one of topk, batch_topk, relu_l1, jumprelu\n"
             "  hint: did you mean topk?");
   EXPECT_EQ(message_of("name: a\nhook_point: h\n"),
             "a.yaml:1:1: sae[0].type is missing\n"
-            "  expected: The SAE variant: topk, batch_topk, relu_l1.");
+            "  expected: The SAE variant: topk, batch_topk, relu_l1, jumprelu.");
 }
 
 TEST(SaeConfigTest, RefusesAnotherVariantsKey) {
@@ -96,6 +97,59 @@ TEST(SaeConfigTest, RefusesFieldsThatTheFormHasNoUseFor) {
             "a.yaml:1:48: sae[0].sparsity_floor = 0.5 needs sparsity_decay_tokens");
 }
 
+TEST(SaeConfigTest, TheRecipeDecidesDefaultsOfJumpRelu) {
+  const auto gdm = read("{hook_point: h, type: jumprelu}");
+  const auto& first = dynamic_cast<const JumpReluConfig&>(*gdm);
+  EXPECT_EQ(first.recipe, "gdm");
+  EXPECT_EQ(first.first_threshold(), 0.001);
+  EXPECT_EQ(first.input_mean_square(64), 1);
+  const auto target = read("{hook_point: h, type: jumprelu, recipe: target_l0}");
+  EXPECT_EQ(dynamic_cast<const JumpReluConfig&>(*target).sparsity_coefficient, 1);
+  const auto anthropic = read("{hook_point: h, bandwidth: 1, type: jumprelu, recipe: anthropic}");
+  const auto& last = dynamic_cast<const JumpReluConfig&>(*anthropic);
+  EXPECT_EQ(last.bandwidth, 1) << "what is given is kept";
+  EXPECT_EQ(last.sparsity_coefficient, 20);
+  EXPECT_EQ(last.first_threshold(), 0.1);
+  EXPECT_TRUE(last.has_log_threshold());
+  EXPECT_EQ(last.input_mean_square(64), 64);
+  EXPECT_EQ(last.initial_l0_of(1000), 250);
+  EXPECT_EQ(last.initial_l0_of(1 << 20), 10000);
+  const auto in_logs =
+      read("{hook_point: h, type: jumprelu, recipe: anthropic, initial_log_threshold: 0.1}");
+  EXPECT_NEAR(dynamic_cast<const JumpReluConfig&>(*in_logs).first_threshold(), 1.10517, 1e-5);
+}
+
+TEST(SaeConfigTest, RampsThePenaltyOfJumpReluInTokens) {
+  JumpReluConfig config;
+  config.recipe = "anthropic";
+  config.use_form_defaults();
+  EXPECT_EQ(config.sparsity_at(0, 1000), 0);
+  EXPECT_EQ(config.sparsity_at(250, 1000), 5);
+  EXPECT_EQ(config.sparsity_at(999, 1000), 20 * 0.999);
+  config.sparsity_warmup_tokens = 100;
+  EXPECT_EQ(config.sparsity_at(50, 1000), 10);
+  EXPECT_EQ(config.sparsity_at(100, 1000), 20);
+  config.name = "j";
+  EXPECT_EQ(first_line_of([&] { config.check_lengths(99); }),
+            "sae j.sparsity_warmup_tokens = 100 does not fit into train.total_tokens = 99");
+  config.check_lengths(100);
+}
+
+TEST(SaeConfigTest, RefusesFieldsThatTheRecipeHasNoUseFor) {
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: jumprelu, target_l0: 30}"); }),
+            "a.yaml:1:44: sae[0].target_l0 has no use with recipe: gdm");
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: jumprelu, tanh_scale: 1}"); }),
+            "a.yaml:1:45: sae[0].tanh_scale has no use with recipe: gdm");
+  EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: jumprelu, initial_l0: 5}"); }),
+            "a.yaml:1:45: sae[0].initial_l0 has no use with recipe: gdm");
+  EXPECT_EQ(first_line_of([] {
+              read(
+                  "{hook_point: h, type: jumprelu, initial_threshold: 1, initial_log_threshold: "
+                  "1}");
+            }),
+            "a.yaml:1:78: sae[0].initial_log_threshold stands beside initial_threshold");
+}
+
 TEST(SaeConfigTest, AnnealsKOnlyDownwardsAndOverALengthOfTime) {
   EXPECT_EQ(first_line_of([] { read("{hook_point: h, type: topk, k_start: 16}"); }),
             "a.yaml:1:38: sae[0].k_start = 16 is less than k = 32");
@@ -116,7 +170,7 @@ TEST(SaeConfigTest, AnnealsKOnlyDownwardsAndOverALengthOfTime) {
 }
 
 TEST(SaeConfigTest, KnowsEveryTypeOfTheRegistry) {
-  EXPECT_EQ(sae_types(), (std::vector<std::string>{"topk", "batch_topk", "relu_l1"}));
+  EXPECT_EQ(sae_types(), (std::vector<std::string>{"topk", "batch_topk", "relu_l1", "jumprelu"}));
   for (const std::string& type : sae_types()) {
     EXPECT_EQ(default_sae_config(type)->type, type);
     EXPECT_EQ(make_training_sae(*default_sae_config(type), 40)->n_latents(), 160);

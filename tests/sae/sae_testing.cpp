@@ -26,13 +26,16 @@ at::Tensor normal_values(std::vector<std::int64_t> shape, std::uint64_t seed) {
 }
 
 std::vector<std::string> cases() {
-  return {"topk", "topk_annealed", "batch_topk", "relu_l1", "relu_l1_sparse", "relu_l1_bricken"};
+  return {"topk",         "topk_annealed",      "batch_topk",
+          "relu_l1",      "relu_l1_sparse",     "relu_l1_bricken",
+          "jumprelu_gdm", "jumprelu_target_l0", "jumprelu_anthropic"};
 }
 
 std::unique_ptr<SaeConfig> config_of_case(const std::string& name) {
-  const std::string type = name == "topk_annealed"    ? "topk"
-                           : name.starts_with("relu") ? "relu_l1"
-                                                      : name;
+  const std::string type = name == "topk_annealed"        ? "topk"
+                           : name.starts_with("relu")     ? "relu_l1"
+                           : name.starts_with("jumprelu") ? "jumprelu"
+                                                          : name;
   std::unique_ptr<SaeConfig> config = default_sae_config(type);
   config->name = "a";
   if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) {
@@ -47,6 +50,19 @@ std::unique_ptr<SaeConfig> config_of_case(const std::string& name) {
     relu->form = "bricken";
     relu->use_form_defaults();
     relu->l1_coefficient = 0.1;
+  }
+  if (auto* jump = dynamic_cast<JumpReluConfig*>(config.get())) {
+    jump->recipe = name.substr(std::string("jumprelu_").size());
+    jump->use_form_defaults();
+    // Windows that a short run meets, and a penalty that does not silence it.
+    if (!jump->is_anthropic()) jump->bandwidth = 0.5;
+    if (jump->is_anthropic()) jump->sparsity_coefficient = 0.2;
+    if (jump->recipe == "gdm") jump->initial_threshold = 0.2;
+    if (jump->recipe == "target_l0") {
+      jump->initial_log_threshold = -1;
+      jump->threshold_parameter = "log";
+      jump->threshold_learning_rate_factor = 2;
+    }
   }
   return config;
 }
@@ -95,7 +111,7 @@ std::vector<std::string> train(TrainingSae& sae, std::int64_t steps, std::int64_
                       batch, n_lanes, comm);
     for (std::size_t p = 0; p < m.size(); ++p) {
       Parameter& parameter = sae.parameters()[p];
-      const kernels::AdamStep adam{.learning_rate = 1e-2,
+      const kernels::AdamStep adam{.learning_rate = 1e-2 * parameter.learning_rate_factor,
                                    .beta1 = 0.9,
                                    .beta2 = 0.999,
                                    .epsilon = 1e-8,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "sae/jumprelu_config.h"
 #include "sae/training_sae.h"
 
 namespace thresher::sae::testing {
@@ -19,7 +20,8 @@ at::Tensor normal_values(std::vector<std::int64_t> shape, std::uint64_t seed);
 at::Tensor lane_rows(const at::Tensor& batch, std::int64_t lane, std::int64_t n_lanes);
 
 /// The SAEs that shared tests run on: every type of the registry in every form: "topk",
-/// "topk_annealed", "relu_l1", "relu_l1_bricken". The config has name "a" and no hook point.
+/// "topk_annealed", "relu_l1", "relu_l1_bricken", "jumprelu_gdm", and so on. The config has name
+/// "a" and no hook point.
 std::vector<std::string> cases();
 std::unique_ptr<SaeConfig> config_of_case(const std::string& name);
 

@@ -26,6 +26,9 @@ ARCHITECTURES = {
     "topk_annealed": ("TopKSAE", "topk", True),
     "relu_l1": ("StandardSAE", "standard", False),
     "relu_l1_bricken": ("StandardSAE", "standard", True),
+    "jumprelu_gdm": ("JumpReLUSAE", "jumprelu", False),
+    "jumprelu_target_l0": ("JumpReLUSAE", "jumprelu", False),
+    "jumprelu_anthropic": ("JumpReLUSAE", "jumprelu", False),
     "jumprelu_norms": ("JumpReLUSAE", "jumprelu", False),
 }
 

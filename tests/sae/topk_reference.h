@@ -35,12 +35,12 @@ struct TopKReference {
 };
 
 /// Central differences of `loss` with respect to every element of every parameter.
-template <class Loss>
-std::array<at::Tensor, 4> central_differences(const std::array<at::Tensor, 4>& parameters,
+template <std::size_t n, class Loss>
+std::array<at::Tensor, n> central_differences(const std::array<at::Tensor, n>& parameters,
                                               const Loss& loss, double h = 1e-5) {
-  std::array<at::Tensor, 4> out, moved;
-  for (std::size_t p = 0; p < 4; ++p) moved[p] = parameters[p].clone();
-  for (std::size_t p = 0; p < 4; ++p) {
+  std::array<at::Tensor, n> out, moved;
+  for (std::size_t p = 0; p < n; ++p) moved[p] = parameters[p].clone();
+  for (std::size_t p = 0; p < n; ++p) {
     out[p] = at::empty_like(moved[p]);
     auto* value = moved[p].template mutable_data_ptr<double>();
     auto* slope = out[p].template mutable_data_ptr<double>();
@@ -58,16 +58,16 @@ std::array<at::Tensor, 4> central_differences(const std::array<at::Tensor, 4>& p
 }
 
 /// Autograd's gradients of `loss`.
-template <class Loss>
-std::array<at::Tensor, 4> autograd_gradients(const std::array<at::Tensor, 4>& parameters,
+template <std::size_t n, class Loss>
+std::array<at::Tensor, n> autograd_gradients(const std::array<at::Tensor, n>& parameters,
                                              const Loss& loss) {
-  std::array<at::Tensor, 4> leaves, out;
-  for (std::size_t p = 0; p < 4; ++p) {
+  std::array<at::Tensor, n> leaves, out;
+  for (std::size_t p = 0; p < n; ++p) {
     leaves[p] = parameters[p].detach().clone();
     leaves[p].requires_grad_(true);
   }
   loss(leaves).backward();
-  for (std::size_t p = 0; p < 4; ++p) out[p] = leaves[p].grad();
+  for (std::size_t p = 0; p < n; ++p) out[p] = leaves[p].grad();
   return out;
 }
 
