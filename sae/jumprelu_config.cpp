@@ -8,6 +8,31 @@
 #include "core/error.h"
 
 namespace thresher::sae {
+namespace {
+
+void declare_thresholds(JumpReluConfig& config, FieldVisitor& fields) {
+  fields.field("bandwidth", config.bandwidth,
+               {.help = "Width of the window around a threshold in which pre-activations give it "
+                        "gradients; anthropic 2 unless given.",
+                .min = 0,
+                .min_is_exclusive = true});
+  fields.field("initial_threshold", config.initial_threshold,
+               {.help = "Threshold of every latent at the start; anthropic 0.1 unless given.",
+                .min = 0,
+                .min_is_exclusive = true});
+  fields.field("initial_log_threshold", config.initial_log_threshold,
+               {.help = "Its logarithm, instead of it: 0.1 is a threshold of 1.105.",
+                .min = -80,
+                .max = 80});
+  fields.field("threshold_parameter", config.threshold_parameter,
+               {.help = "What is trained: the threshold itself, kept at 0 or above, or its "
+                        "logarithm; anthropic log unless given.",
+                .choices = {"direct", "log"}});
+  fields.field("threshold_learning_rate_factor", config.threshold_learning_rate_factor,
+               {.help = "The thresholds' learning rate as a multiple of the SAE's.", .min = 0});
+}
+
+}  // namespace
 
 double JumpReluConfig::first_threshold() const {
   return initial_log_threshold ? std::exp(*initial_log_threshold) : initial_threshold;
@@ -60,25 +85,7 @@ void JumpReluConfig::declare_own(FieldVisitor& fields) {
                {.help = "The same in tokens; auto: sparsity_warmup_fraction of the run.",
                 .unit = "tokens",
                 .min = 0});
-  fields.field("bandwidth", bandwidth,
-               {.help = "Width of the window around a threshold in which pre-activations give it "
-                        "gradients; anthropic 2 unless given.",
-                .min = 0,
-                .min_is_exclusive = true});
-  fields.field("initial_threshold", initial_threshold,
-               {.help = "Threshold of every latent at the start; anthropic 0.1 unless given.",
-                .min = 0,
-                .min_is_exclusive = true});
-  fields.field("initial_log_threshold", initial_log_threshold,
-               {.help = "Its logarithm, instead of it: 0.1 is a threshold of 1.105.",
-                .min = -80,
-                .max = 80});
-  fields.field("threshold_parameter", threshold_parameter,
-               {.help = "What is trained: the threshold itself, kept at 0 or above, or its "
-                        "logarithm; anthropic log unless given.",
-                .choices = {"direct", "log"}});
-  fields.field("threshold_learning_rate_factor", threshold_learning_rate_factor,
-               {.help = "The thresholds' learning rate as a multiple of the SAE's.", .min = 0});
+  declare_thresholds(*this, fields);
   fields.field("tanh_scale", tanh_scale,
                {.help = "recipe: anthropic: c of the penalty tanh(c f |d|).",
                 .min = 0,

@@ -20,7 +20,7 @@ namespace thresher::sae {
 struct JumpReluLimits {
   /// A lane is cut into 2^i equal chunks of rows, the fewest with at most so many pre-activations
   /// each. Chunks are leaves of the lane tree, so this decides bits.
-  std::int64_t chunk_pairs = std::int64_t{1} << 22;
+  std::int64_t chunk_pairs = std::int64_t{1} << 23;
   /// While the previous step of this process had more pairs, they are not kept between forward and
   /// backward but computed again, a chunk at a time: the same bits in bounded memory, at the price
   /// of a second encoder product. The first step of a process is of that kind.
