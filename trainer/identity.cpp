@@ -10,6 +10,11 @@
 namespace thresher::trainer {
 namespace {
 
+// Raised whenever a change alters the bits of training alone, so that caches stay valid: no run is
+// continued half one way and half the other.
+constexpr int kStepNumericsVersion = 2;
+
+
 Json deciding_fields(TrainConfig config) {
   ConfigWriter writer;
   config.declare(writer);
@@ -64,6 +69,7 @@ Json training_identity(const TrainJob& job, const activation_cache::ActivationSo
     saes.push_back(writer.json());
   }
   const Json identity = Json::object({{"numerics_version", kNumericsVersion},
+                                      {"step_numerics_version", kStepNumericsVersion},
                                       {"run", Json::object({{"seed", job.seed}})},
                                       {"source", source.identity()},
                                       {"sae", saes},
