@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "sae/schedule.h"
 
 namespace thresher::sae {
 namespace {
@@ -121,11 +122,6 @@ void JumpReluConfig::check(const ConfigReader& place) const {
   if (initial_l0) refuse("initial_l0", "anthropic");
 }
 
-double JumpReluConfig::warmup_length(std::int64_t total_tokens) const {
-  return sparsity_warmup_tokens ? static_cast<double>(*sparsity_warmup_tokens)
-                                : sparsity_warmup_fraction * static_cast<double>(total_tokens);
-}
-
 void JumpReluConfig::check_lengths(std::int64_t total_tokens) const {
   if (sparsity_warmup_tokens.value_or(0) <= total_tokens) return;
   throw ConfigError(
@@ -135,7 +131,8 @@ void JumpReluConfig::check_lengths(std::int64_t total_tokens) const {
 }
 
 double JumpReluConfig::sparsity_at(std::int64_t tokens_before, std::int64_t total_tokens) const {
-  const double length = warmup_length(total_tokens);
+  const double length =
+      warmup_length(sparsity_warmup_tokens, sparsity_warmup_fraction, total_tokens);
   const auto tokens = static_cast<double>(tokens_before);
   return tokens < length ? sparsity_coefficient * tokens / length : sparsity_coefficient;
 }

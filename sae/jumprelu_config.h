@@ -46,9 +46,6 @@ struct JumpReluConfig : SaeConfig {
 
  protected:
   void declare_own(FieldVisitor& fields) override;
-
- private:
-  double warmup_length(std::int64_t total_tokens) const;
 };
 
 }  // namespace thresher::sae

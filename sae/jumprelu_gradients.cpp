@@ -7,20 +7,12 @@
 
 #include "kernels/sparse_decode.h"
 #include "sae/jumprelu_sae.h"
+#include "sae/lane_sums.h"
 
 namespace thresher::sae {
 namespace {
 
 constexpr kernels::Exec kExec{};
-
-void copy_result(const kernels::LaneTree& tree, const at::Tensor& to) {
-  const std::span<const float> sum = tree.result();
-  std::copy(sum.begin(), sum.end(), static_cast<float*>(to.data_ptr()));
-}
-
-std::span<const float> values_of(const at::Tensor& tensor) {
-  return {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-}
 
 }  // namespace
 
@@ -37,7 +29,7 @@ void JumpReluSae::differentiate(Chunk& chunk) {
     products_[slot] = static_cast<float>(z);
     threshold_gradient[static_cast<std::size_t>(latent)] += theta;
   }
-  threshold_tree_.add(std::vector<float>(threshold_gradient.begin(), threshold_gradient.end()));
+  threshold_tree_.add(narrowed(threshold_gradient));
   errors_.narrow(0, chunk.first_row, chunk.rows).mul_(factor);
   std::vector<float> b_dec;
   for (const double sum : chunk.error_sums) b_dec.push_back(static_cast<float>(factor * sum));
@@ -85,12 +77,12 @@ void JumpReluSae::backward() {
   if (keeps_pairs_) {
     accumulate(0, chunks_.size());
   } else {
-    copy_result(W_dec_tree_, gradient(kWDec));
-    copy_result(W_enc_tree_, gradient(kWEnc));
-    copy_result(b_enc_tree_, gradient(kBEnc));
+    take_sum(W_dec_tree_, gradient(kWDec));
+    take_sum(W_enc_tree_, gradient(kWEnc));
+    take_sum(b_enc_tree_, gradient(kBEnc));
   }
-  copy_result(b_dec_tree_, gradient(kBDec));
-  copy_result(threshold_tree_, gradient(kThreshold));
+  take_sum(b_dec_tree_, gradient(kBDec));
+  take_sum(threshold_tree_, gradient(kThreshold));
 }
 
 void JumpReluSae::add_decoder_norm_gradient() {

@@ -18,10 +18,6 @@ namespace {
 
 constexpr kernels::Exec kExec{};
 
-std::span<const float> values_of(const at::Tensor& tensor) {
-  return {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-}
-
 }  // namespace
 
 JumpReluSae::JumpReluSae(const JumpReluConfig& config, std::int64_t d_in,
@@ -243,11 +239,8 @@ Json JumpReluSae::finish_step(comm::Communicator& comm) {
   firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
   const double tokens = formulas_.n_tokens;
   const double l0 = sums_[kActive] / tokens;
-  double variance = sums_[kInputSquares];
-  for (std::int64_t j = 0; j < d_in_; ++j) {
-    const double sum = sums_[kSums + static_cast<std::size_t>(j)];
-    variance -= sum * sum / tokens;
-  }
+  const auto x_sums =
+      std::span<const double>(sums_).subspan(kSums, static_cast<std::size_t>(d_in_));
   double penalty = l0;
   if (config_.is_anthropic()) penalty = sums_[kPenalty] / tokens;
   if (config_.recipe == "target_l0") penalty = std::pow(l0 / config_.target_l0 - 1, 2);
@@ -261,7 +254,7 @@ Json JumpReluSae::finish_step(comm::Communicator& comm) {
                                {"sparsity_loss", sparsity_loss}});
   if (config_.is_anthropic()) figures["pre_act_loss"] = silent_loss_;
   figures["sparsity_coefficient"] = formulas_.sparsity;
-  figures["batch_fvu"] = sums_[kErrorSquares] / variance;
+  figures["batch_fvu"] = batch_fvu(sums_[kErrorSquares], sums_[kInputSquares], x_sums, tokens);
   figures["l0"] = l0;
   figures["dead_latents"] = firing_.count_dead(info_.dead_window_tokens);
   figures["threshold_mean"] = sum / static_cast<double>(n_latents_);

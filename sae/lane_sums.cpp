@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -65,6 +66,26 @@ std::vector<double> lane_tree_sum(std::vector<std::vector<double>> lanes) {
     }
   }
   return std::move(lanes[0]);
+}
+
+std::span<const float> values_of(const at::Tensor& tensor) {
+  return {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
+}
+
+std::vector<float> narrowed(const std::vector<double>& values) {
+  return {values.begin(), values.end()};
+}
+
+void take_sum(const kernels::LaneTree& tree, const at::Tensor& gradient) {
+  const std::span<const float> sum = tree.result();
+  std::copy(sum.begin(), sum.end(), gradient.mutable_data_ptr<float>());
+}
+
+double batch_fvu(double error_squares, double input_squares, std::span<const double> column_sums,
+                 double n_tokens) {
+  double variance = input_squares;
+  for (const double sum : column_sums) variance -= sum * sum / n_tokens;
+  return error_squares / variance;
 }
 
 }  // namespace thresher::sae

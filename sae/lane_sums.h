@@ -2,7 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <span>
 #include <vector>
+
+#include "kernels/tree_sum.h"
 
 namespace thresher::sae {
 
@@ -16,5 +19,16 @@ double sum_of_squares(const at::Tensor& values);
 /// Adds equally long vectors, one a lane, along the binary tree over lanes. The number of lanes is
 /// a power of two. Ranks that own a subtree each complete it with Communicator::all_reduce_sum.
 std::vector<double> lane_tree_sum(std::vector<std::vector<double>> lanes);
+
+/// The memory of a float32 tensor, which it fills without gaps.
+std::span<const float> values_of(const at::Tensor& tensor);
+std::vector<float> narrowed(const std::vector<double>& values);
+/// Copies the finished sum over lanes into the memory of a gradient of that size.
+void take_sum(const kernels::LaneTree& tree, const at::Tensor& gradient);
+
+/// The figure of that name: the batch's squared error against its squared distance from its own
+/// mean. `column_sums` are those of the inputs.
+double batch_fvu(double error_squares, double input_squares, std::span<const double> column_sums,
+                 double n_tokens);
 
 }  // namespace thresher::sae

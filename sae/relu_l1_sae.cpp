@@ -31,19 +31,6 @@ constexpr kernels::Exec kExec{};
 // (`thresher bench step --variant relu_l1 --l0 N` shows both sides of it).
 constexpr double kSparseShare = 1.0 / 8;
 
-std::span<const float> values_of(const at::Tensor& tensor) {
-  return {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-}
-
-std::vector<float> narrowed(const std::vector<double>& values) {
-  return {values.begin(), values.end()};
-}
-
-void take_sum(const kernels::LaneTree& tree, at::Tensor& gradient) {
-  const std::span<const float> sum = tree.result();
-  std::copy(sum.begin(), sum.end(), gradient.mutable_data_ptr<float>());
-}
-
 /// A lane's sums but for those of the latents.
 std::vector<double> sums_of(const at::Tensor& x, const at::Tensor& error, std::int64_t n_active) {
   std::vector<double> sums(kSums, 0.0);
@@ -264,11 +251,8 @@ Json ReluL1Sae::finish_step(comm::Communicator& comm) {
 Json ReluL1Sae::figures() const {
   const auto tokens = static_cast<double>(info_.batch_tokens);
   double penalty = 0;
-  double variance = sums_[kInputSquares];
-  for (std::int64_t j = 0; j < d_in_; ++j) {
-    const double sum = sums_[kSums + static_cast<std::size_t>(j)];
-    variance -= sum * sum / tokens;
-  }
+  const auto x_sums =
+      std::span<const double>(sums_).subspan(kSums, static_cast<std::size_t>(d_in_));
   const float* norms = decoder_norms_.const_data_ptr<float>();  // as they were before the step
   for (std::int64_t i = 0; i < n_latents_; ++i) {
     const double norm = config_.is_bricken() ? 1 : static_cast<double>(norms[i]);
@@ -276,13 +260,14 @@ Json ReluL1Sae::figures() const {
   }
   const double reconstruction_loss = sums_[kErrorSquares] / tokens;
   const double sparsity_loss = l1_ * penalty / tokens;
-  Json json = Json::object({{"loss", reconstruction_loss + sparsity_loss},
-                            {"reconstruction_loss", reconstruction_loss},
-                            {"sparsity_loss", sparsity_loss},
-                            {"l1_coefficient", l1_},
-                            {"batch_fvu", sums_[kErrorSquares] / variance},
-                            {"l0", sums_[kActive] / tokens},
-                            {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
+  Json json = Json::object(
+      {{"loss", reconstruction_loss + sparsity_loss},
+       {"reconstruction_loss", reconstruction_loss},
+       {"sparsity_loss", sparsity_loss},
+       {"l1_coefficient", l1_},
+       {"batch_fvu", batch_fvu(sums_[kErrorSquares], sums_[kInputSquares], x_sums, tokens)},
+       {"l0", sums_[kActive] / tokens},
+       {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
   if (config_.is_bricken()) {
     json["resampled_latents"] = static_cast<std::int64_t>(replaced_.size());
   }

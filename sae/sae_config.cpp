@@ -225,15 +225,11 @@ void ReluL1Config::check(const ConfigReader& place) const {
   }
 }
 
-double ReluL1Config::warmup_length(std::int64_t total_tokens) const {
-  return sparsity_warmup_tokens ? static_cast<double>(*sparsity_warmup_tokens)
-                                : sparsity_warmup_fraction * static_cast<double>(total_tokens);
-}
-
 void ReluL1Config::check_lengths(std::int64_t total_tokens) const {
-  const std::int64_t rise = sparsity_warmup_tokens
-                                ? *sparsity_warmup_tokens
-                                : static_cast<std::int64_t>(warmup_length(total_tokens));
+  const std::int64_t rise =
+      sparsity_warmup_tokens ? *sparsity_warmup_tokens
+                             : static_cast<std::int64_t>(warmup_length(
+                                   sparsity_warmup_tokens, sparsity_warmup_fraction, total_tokens));
   // Written without a sum, which two large numbers could overflow.
   if (rise <= total_tokens && sparsity_decay_tokens <= total_tokens - rise) return;
   const std::string given =
@@ -247,7 +243,8 @@ void ReluL1Config::check_lengths(std::int64_t total_tokens) const {
 }
 
 double ReluL1Config::l1_at(std::int64_t tokens_before, std::int64_t total_tokens) const {
-  const double warmup_tokens = warmup_length(total_tokens);
+  const double warmup_tokens =
+      warmup_length(sparsity_warmup_tokens, sparsity_warmup_fraction, total_tokens);
   double l1 = l1_coefficient;
   if (static_cast<double>(tokens_before) < warmup_tokens) {
     l1 = l1_coefficient * static_cast<double>(tokens_before) / warmup_tokens;

@@ -120,10 +120,6 @@ struct ReluL1Config : SaeConfig {
 
  protected:
   void declare_own(FieldVisitor& fields) override;
-
- private:
-  /// Tokens over which the penalty rises.
-  double warmup_length(std::int64_t total_tokens) const;
 };
 
 /// Reads one entry: looks at `type`, makes that variant's config, fills it. ConfigError listing the

@@ -26,4 +26,9 @@ double decay_factor(std::int64_t tokens_left, std::int64_t decay_tokens, const s
   return floor + (1 - floor) * part;
 }
 
+double warmup_length(std::optional<std::int64_t> tokens, double fraction,
+                     std::int64_t total_tokens) {
+  return tokens ? static_cast<double>(*tokens) : fraction * static_cast<double>(total_tokens);
+}
+
 }  // namespace thresher::sae

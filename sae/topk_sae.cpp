@@ -91,10 +91,9 @@ void TopKSae::initialise(std::uint64_t seed, const at::Tensor& sample) {
   const double square =
       config_.scale_inputs ? static_cast<double>(d_in_) : mean_squared_norm(sample);
   if (!(square > 0)) {
-    throw ConfigError(
-        fmt::format("sae {}: all sampled activations of {} are {}", config_.name,
-                    config_.hook_point, config_.centre_inputs ? "equal" : "zero"),
-        "activations that vary", "look at `thresher cache info`");
+    throw ConfigError(fmt::format("sae {}: all sampled activations of {} are {}", config_.name,
+                                  config_.hook_point, config_.centre_inputs ? "equal" : "zero"),
+                      "activations that vary", "look at `thresher cache info`");
   }
   mean_squared_input_.fill_(square);
   fill_random_directions(weight(kWDec), 1, RandomStream(seed, "sae.topk.W_dec"));
@@ -198,8 +197,7 @@ void TopKSae::backward() {
     b_dec_tree_.add(b_dec);
   }
   sparse_.accumulate(gradient(kWDec), gradient(kWEnc), gradient(kBEnc));
-  const std::span<const float> b_dec = b_dec_tree_.result();
-  std::copy(b_dec.begin(), b_dec.end(), gradient(kBDec).mutable_data_ptr<float>());
+  take_sum(b_dec_tree_, gradient(kBDec));
 }
 
 void TopKSae::finish_gradients() {
@@ -229,17 +227,15 @@ Json TopKSae::finish_step(comm::Communicator& comm) {
   if (has_aux() && aux_denominator_ > 0) {
     aux_loss = aux_weight() * sums_[kAuxErrorSquares] / aux_denominator_;
   }
-  double variance = sums_[kInputSquares];
-  for (std::int64_t j = 0; j < d_in_; ++j) {
-    const double sum = sums_[kSums + static_cast<std::size_t>(j)];
-    variance -= sum * sum / tokens;
-  }
-  Json figures = Json::object({{"loss", reconstruction_loss + aux_loss},
-                               {"reconstruction_loss", reconstruction_loss},
-                               {"aux_loss", aux_loss},
-                               {"batch_fvu", sums_[kErrorSquares] / variance},
-                               {"l0", sums_[kActive] / tokens},
-                               {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
+  const auto x_sums =
+      std::span<const double>(sums_).subspan(kSums, static_cast<std::size_t>(d_in_));
+  Json figures = Json::object(
+      {{"loss", reconstruction_loss + aux_loss},
+       {"reconstruction_loss", reconstruction_loss},
+       {"aux_loss", aux_loss},
+       {"batch_fvu", batch_fvu(sums_[kErrorSquares], sums_[kInputSquares], x_sums, tokens)},
+       {"l0", sums_[kActive] / tokens},
+       {"dead_latents", firing_.count_dead(info_.dead_window_tokens)}});
   if (config_.k_start) figures["k"] = k_;
   if (is_batch()) {
     update_threshold();
