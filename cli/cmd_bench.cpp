@@ -9,9 +9,9 @@ namespace thresher::cli {
 namespace {
 
 /// Runs `bench` on every rank and prints rank 0's figures.
-void run_on_ranks(const comm::CommConfig& config,
+void run_on_ranks(const comm::CommConfig& config, Device device,
                   const std::function<Json(comm::Communicator&)>& bench) {
-  with_ranks(config, [&](comm::Communicator& comm) {
+  with_ranks(config, device, [&](comm::Communicator& comm) {
     const Json figures = bench(comm);
     if (comm.is_root()) print_result(figures.dump(2) + "\n");
   });
@@ -92,7 +92,7 @@ void add_experiment_bench(CLI::App& group, Action& action, const char* name, con
     action = [=] {
       start(*options);
       const Experiment experiment = load_experiment(options->path, options->overrides);
-      run_on_ranks(experiment.comm, [&](comm::Communicator& comm) {
+      run_on_ranks(experiment.comm, experiment.run.place(), [&](comm::Communicator& comm) {
         set_threads(experiment.run.threads, comm);
         return bench(experiment, *steps, comm);
       });
@@ -120,7 +120,7 @@ void add_comm(CLI::App& group, Action& action) {
   command->callback([&action, options, config, bytes, repeats] {
     action = [=] {
       start(*options);
-      run_on_ranks(*config,
+      run_on_ranks(*config, Device::kCpu,
                    [&](comm::Communicator& comm) { return bench_comm(*bytes, *repeats, comm); });
     };
   });

@@ -231,7 +231,7 @@ void run_doctor(const DoctorOptions& options) {
     return;
   }
   comm::CommConfig config;
-  with_ranks(config, [&](comm::Communicator& comm) {
+  with_ranks(config, Device::kCpu, [&](comm::Communicator& comm) {
     const comm::HostPlace place = comm::place_on_host(comm);
     if (!comm.is_root()) return;
     std::vector<Check> checks = all_checks(options);

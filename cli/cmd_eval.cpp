@@ -21,7 +21,7 @@ void run_eval(const Options& options, bool want_curve) {
   const std::filesystem::path run_dir = options.path;
   Experiment loaded = load_run(run_dir, options.overrides);
   use_kept_input(loaded);
-  with_ranks(loaded.comm, [&](comm::Communicator& comm) {
+  with_ranks(loaded.comm, loaded.run.place(), [&](comm::Communicator& comm) {
     Experiment experiment = loaded;  // ranks that are threads settle one each
     set_threads(experiment.run.threads, comm);
     Inputs inputs = load_inputs(experiment, comm);

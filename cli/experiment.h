@@ -12,6 +12,7 @@
 #include "activation_cache/own_activations.h"
 #include "comm/communicator.h"
 #include "core/config.h"
+#include "core/device.h"
 #include "core/json.h"
 #include "corpus/corpus.h"
 #include "evaluation/evaluation.h"
@@ -29,6 +30,7 @@ struct RunConfig {
   std::int64_t seed = 42;
   std::string device = "cpu";
   std::optional<std::int64_t> threads;  // a rank; auto: this host's cores over its ranks
+  Device place() const { return device == "cuda" ? Device::kCuda : Device::kCpu; }
   void declare(FieldVisitor& fields);
 };
 

@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <thread>
 
+#include "comm/gpu.h"
 #include "core/console.h"
 #include "core/log.h"
 #include "core/stop_signal.h"
@@ -64,8 +66,45 @@ bool has_rank_0_kept_silent() {
   return true;
 }
 
-void run_mpi(const comm::CommConfig& config, const std::function<void(comm::Communicator&)>& work,
-             const FailureHook& on_failure) {
+/// The rank's GPU becomes its thread's device. Returns whether some ranks share one.
+bool take_gpu(comm::Communicator& comm) {
+  const comm::HostPlace place = comm::place_on_host(comm);
+  std::int64_t is_shared = 0;
+  comm.agree(
+      [&] {
+        const std::vector<comm::Gpu> gpus = comm::list_gpus();
+        const int index = comm::gpu_of(place, gpus.size());
+        comm::select_gpu(index);
+        is_shared = static_cast<std::size_t>(place.ranks_on_host) > gpus.size() ? 1 : 0;
+        if (comm.is_root()) {
+          log_info(fmt::format("GPU {} of {}: {}", index, gpus.size(),
+                               gpus[static_cast<std::size_t>(index)].name));
+        }
+      },
+      "take the GPU");
+  comm.all_reduce_max({&is_shared, 1}, "shared GPUs");
+  return is_shared != 0;
+}
+
+/// NCCL wants a device for each rank, or NCCL_HOSTID to believe it.
+void start_nccl(const comm::CommConfig& config, bool is_shared, comm::Communicator& comm) {
+  if (comm.world_size() == 1) return;
+  if (is_shared && std::getenv("NCCL_HOSTID") == nullptr) {
+    if (config.backend == "nccl") {
+      throw ConfigError("comm.backend = nccl: more ranks than GPUs on a host",
+                        "one GPU for each rank, as NCCL demands",
+                        "start fewer ranks, or set comm.backend: mpi");
+    }
+    if (comm.is_root()) {
+      log_warning("ranks share GPUs, which NCCL does not allow: sums go through host memory");
+    }
+    return;
+  }
+  comm.use_collectives(comm::make_nccl_collectives(comm, config.timeout_seconds));
+}
+
+void run_mpi(const comm::CommConfig& config, Device device, bool wants_nccl,
+             const std::function<void(comm::Communicator&)>& work, const FailureHook& on_failure) {
   const comm::MpiEnvironment environment;
   const std::unique_ptr<comm::Communicator> comm =
       comm::make_mpi_communicator(config.timeout_seconds);
@@ -75,6 +114,10 @@ void run_mpi(const comm::CommConfig& config, const std::function<void(comm::Comm
                             config.ranks, comm->world_size()));
   }
   try {
+    if (device == Device::kCuda) {
+      const bool is_shared = take_gpu(*comm);
+      if (wants_nccl) start_nccl(config, is_shared, *comm);
+    }
     work(*comm);
   } catch (const StoppedBySignal&) {
     throw;
@@ -128,19 +171,23 @@ int automatic_threads(comm::Communicator& comm) {
 
 }  // namespace
 
-void with_ranks(const comm::CommConfig& config,
+void with_ranks(const comm::CommConfig& config, Device device,
                 const std::function<void(comm::Communicator&)>& work,
                 const FailureHook& on_failure) {
-  const bool is_mpi =
-      config.backend == "mpi" || (config.backend == "auto" && comm::is_launched_by_mpi());
-  const bool is_threads =
-      config.backend == "threads" || (config.backend == "auto" && config.ranks > 1);
-  if (is_mpi) {
-    run_mpi(config, work, on_failure);
-  } else if (is_threads) {
-    comm::run_thread_ranks(static_cast<int>(config.ranks), config.timeout_seconds, work);
-  } else {
-    work(*comm::make_self_communicator());
+  const auto on_device = [&](comm::Communicator& comm) {
+    if (device == Device::kCuda) take_gpu(comm);
+    work(comm);
+  };
+  const comm::Backend backend = comm::choose_backend(config, device, comm::is_launched_by_mpi());
+  switch (backend) {
+    case comm::Backend::kMpi:
+    case comm::Backend::kNccl:
+      return run_mpi(config, device, backend == comm::Backend::kNccl, work, on_failure);
+    case comm::Backend::kThreads:
+      return comm::run_thread_ranks(static_cast<int>(config.ranks), config.timeout_seconds,
+                                    on_device);
+    case comm::Backend::kSelf:
+      return on_device(*comm::make_self_communicator());
   }
 }
 

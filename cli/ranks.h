@@ -6,6 +6,7 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "core/device.h"
 #include "core/error.h"
 
 namespace thresher::cli {
@@ -23,11 +24,14 @@ void print_failure(const Failure& failure);
 using FailureHook = std::function<void(const Failure& failure, int rank, int world_size)>;
 
 /// Runs `work` on every rank that `config` and the launcher ask for: this process alone, threads of
-/// it, or the MPI world; auto is mpi under mpirun or srun, threads if comm.ranks exceeds 1, else
-/// self. An error of one of several MPI ranks is printed and ends all of them with its exit code,
-/// so that nobody waits for a dead rank; StoppedBySignal, which all ranks throw together, passes
-/// through.
-void with_ranks(const comm::CommConfig& config,
+/// it, or the MPI world (comm::choose_backend). An error of one of several MPI ranks is printed and
+/// ends all of them with its exit code, so that nobody waits for a dead rank; StoppedBySignal,
+/// which all ranks throw together, passes through.
+///
+/// With Device::kCuda every rank first takes its GPU, by its place on the host modulo the GPUs
+/// there, and the ranks of a launcher sum through NCCL if each has a GPU of its own. DeviceError
+/// without a GPU or without CUDA in this build; ConfigError where comm.backend: nccl cannot be.
+void with_ranks(const comm::CommConfig& config, Device device,
                 const std::function<void(comm::Communicator&)>& work,
                 const FailureHook& on_failure = {});
 

@@ -303,7 +303,7 @@ void run_job(const Experiment& experiment, const std::string& stage,
   std::atomic<int> ranks = 1;
   try {
     with_ranks(
-        experiment.comm,
+        experiment.comm, experiment.run.place(),
         [&](comm::Communicator& comm) {
           ranks = comm.world_size();
           const int threads = set_threads(experiment.run.threads, comm);

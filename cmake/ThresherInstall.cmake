@@ -13,5 +13,6 @@ configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/ThresherConfig.cmake.
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/ThresherConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES "${PROJECT_BINARY_DIR}/ThresherConfig.cmake" "${PROJECT_BINARY_DIR}/ThresherConfigVersion.cmake"
   "${PROJECT_SOURCE_DIR}/cmake/ThresherDependencies.cmake" "${PROJECT_SOURCE_DIR}/cmake/ThresherTorch.cmake"
+  "${PROJECT_SOURCE_DIR}/cmake/ThresherNccl.cmake"
   DESTINATION ${thresher_package_dir})
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION ${CMAKE_INSTALL_DOCDIR})

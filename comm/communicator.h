@@ -11,8 +11,29 @@
 #include <vector>
 
 #include "core/config.h"
+#include "core/device.h"
 
 namespace thresher::comm {
+
+/// Values in the memory of a device, and the stream in whose order they are read and written: a
+/// cudaStream_t on CUDA, ignored on the CPU, where `data` is host memory.
+struct DeviceValues {
+  enum class Type { kFloat32, kFloat64, kInt64 };
+  void* data = nullptr;
+  std::int64_t count = 0;
+  Type type = Type::kFloat32;
+  Device device = Device::kCpu;
+  void* stream = nullptr;
+};
+
+/// How ranks add up what lies in their devices' memory (Communicator::all_reduce_sum_on_device).
+class DeviceCollectives {
+ public:
+  virtual ~DeviceCollectives() = default;
+  virtual std::string_view backend() const = 0;  // "nccl"
+  virtual void all_reduce_sum(const DeviceValues& values, std::string_view what) = 0;
+  virtual void wait(void* stream, std::string_view what) = 0;
+};
 
 /// The group of ranks that work on one job. Every call is collective: all ranks make the same calls
 /// in the same order with the same sizes. Each call has a deadline; a rank that does not arrive
@@ -29,7 +50,7 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int world_size() const = 0;
-  virtual std::string_view backend() const = 0;  // "self", "threads", "mpi"
+  virtual std::string_view backend() const = 0;  // "self", "threads", "mpi", "nccl"
   bool is_root() const { return rank() == 0; }
 
   /// `what` names the call in error messages, e.g. "grad.W_dec". Buffers are host memory.
@@ -38,6 +59,20 @@ class Communicator {
   void all_reduce_sum(std::span<std::int64_t> values, std::string_view what);
   void all_reduce_max(std::span<std::int64_t> values, std::string_view what);
   void all_reduce_min(std::span<std::int64_t> values, std::string_view what);
+  /// The sum of values in device memory, complete in the order of their stream. Without collectives
+  /// of the device's own the values go through host memory and along the tree above, and the call
+  /// waits for the stream; with NCCL it only enqueues, nothing is said about the order of the sum,
+  /// and a rank that is missing comes out in `wait_for_device`. DeviceError if the device is not
+  /// built in.
+  void all_reduce_sum_on_device(const DeviceValues& values, std::string_view what);
+  /// Waits for everything enqueued in `stream`; nothing to do on the CPU. CommError if a sum of
+  /// NCCL's failed or the wait is longer than the deadline.
+  void wait_for_device(Device device, void* stream, std::string_view what);
+  /// From here on sums in CUDA memory are made by `collectives`.
+  void use_collectives(std::unique_ptr<DeviceCollectives> collectives);
+  /// "rank 2 of 8 (host n1, pid 4711)"
+  std::string identity() const;
+
   /// Every rank's bytes, in rank order; lengths may differ.
   std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
                                                  std::string_view what);
@@ -72,8 +107,7 @@ class Communicator {
 
   const Call& call() const { return call_; }
   [[noreturn]] void fail_timeout(int peer, double waited_seconds);
-  /// "rank 2 of 8 (host n1, pid 4711)"
-  std::string identity() const;
+  const DeviceCollectives* collectives() const { return collectives_.get(); }
 
  private:
   bool begin(std::string_view operation, std::string_view what, std::uint64_t bytes,
@@ -92,12 +126,13 @@ class Communicator {
 
   Call call_;
   std::uint64_t sequence_ = 0;
-  bool is_unusable_ = false;  // a call was left by an error
+  bool is_unusable_ = false;                        // a call was left by an error
+  std::unique_ptr<DeviceCollectives> collectives_;  // none: through host memory
 };
 
 /// Section `comm` of an experiment.
 struct CommConfig {
-  std::string backend = "auto";  // auto | self | threads | mpi
+  std::string backend = "auto";  // auto | self | threads | mpi | nccl
   std::int64_t ranks = 1;        // of the threads backend
   double timeout_seconds = 60;
   void declare(FieldVisitor& fields);
@@ -110,6 +145,12 @@ std::unique_ptr<Communicator> make_self_communicator();
 /// (lowest rank). A rank that throws wakes the others with CommError.
 void run_thread_ranks(int ranks, double timeout_seconds,
                       const std::function<void(Communicator&)>& work);
+
+enum class Backend { kSelf, kThreads, kMpi, kNccl };
+/// What `config` means for work on `device`: auto is nccl (on CUDA) or mpi under mpirun or srun,
+/// threads if comm.ranks exceeds 1, else self. kNccl stands for mpi too where one rank is alone.
+/// ConfigError where nccl is asked for and cannot be: on the CPU, or without a launcher.
+Backend choose_backend(const CommConfig& config, Device device, bool is_launched);
 
 /// True when the process was started by mpirun or srun (looks at OMPI_COMM_WORLD_SIZE, PMI_SIZE,
 /// PMIX_RANK, SLURM_STEP_NUM_TASKS only together with a PMI variable).

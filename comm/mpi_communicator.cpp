@@ -70,7 +70,9 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
-  std::string_view backend() const override { return "mpi"; }
+  std::string_view backend() const override {
+    return collectives() == nullptr ? "mpi" : collectives()->backend();
+  }
 
  protected:
   void send_receive(int peer, std::span<const std::byte> send,

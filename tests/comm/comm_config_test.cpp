@@ -37,6 +37,40 @@ TEST(CommConfigTest, RefusesWhatCannotWork) {
   EXPECT_THROW(read("{timeout_seconds: 0}"), ConfigError);
 }
 
+TEST(ChooseBackendTest, AutoFollowsLauncherDeviceAndRanks) {
+  const CommConfig config = read("{}");
+  EXPECT_EQ(choose_backend(config, Device::kCpu, false), Backend::kSelf);
+  EXPECT_EQ(choose_backend(config, Device::kCuda, false), Backend::kSelf);
+  EXPECT_EQ(choose_backend(config, Device::kCpu, true), Backend::kMpi);
+  EXPECT_EQ(choose_backend(config, Device::kCuda, true), Backend::kNccl);
+  EXPECT_EQ(choose_backend(read("{ranks: 2}"), Device::kCuda, false), Backend::kThreads);
+}
+
+TEST(ChooseBackendTest, TakesWhatIsAskedFor) {
+  EXPECT_EQ(choose_backend(read("{backend: mpi}"), Device::kCuda, true), Backend::kMpi);
+  EXPECT_EQ(choose_backend(read("{backend: self}"), Device::kCpu, true), Backend::kSelf);
+  EXPECT_EQ(choose_backend(read("{backend: threads}"), Device::kCpu, true), Backend::kThreads);
+  EXPECT_EQ(choose_backend(read("{backend: nccl}"), Device::kCuda, true), Backend::kNccl);
+}
+
+TEST(ChooseBackendTest, RefusesNcclWhereItCannotWork) {
+  const CommConfig nccl = read("{backend: nccl}");
+  try {
+    choose_backend(nccl, Device::kCpu, true);
+    FAIL() << "expected ConfigError";
+  } catch (const ConfigError& error) {
+    EXPECT_EQ(error.first_line(),
+              "comm.backend = nccl: run.device is cpu, and NCCL sums GPU memory");
+  }
+  try {
+    choose_backend(nccl, Device::kCuda, false);
+    FAIL() << "expected ConfigError";
+  } catch (const ConfigError& error) {
+    EXPECT_EQ(error.first_line(),
+              "comm.backend = nccl: this process was not started by mpirun or srun");
+  }
+}
+
 class LauncherTest : public testing::Test {
  protected:
   void SetUp() override { clear(); }
