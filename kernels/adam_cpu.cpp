@@ -4,6 +4,7 @@
 #include "kernels/detail/backends.h"
 #include "kernels/detail/row_loops.h"
 #include "kernels/parallel.h"
+#include "kernels/tree_sum.h"
 
 namespace thresher::kernels::detail {
 namespace {
@@ -34,6 +35,11 @@ void adam_unit_rows_cpu(const AdamStep& step, std::int64_t rows, std::int64_t co
                           m + at, v + at);
     }
   });
+}
+
+void decide_update_cpu(std::int64_t count, const double* squares, double limit,
+                       UpdateControl* control) {
+  *control = update_control(tree_sum({squares, static_cast<std::size_t>(count)}), limit);
 }
 
 }  // namespace thresher::kernels::detail

@@ -20,4 +20,14 @@ void column_sums(const Exec& exec, std::int64_t rows, std::int64_t cols, const f
   }
 }
 
+void column_sums_on_device(const Exec& exec, std::int64_t rows, std::int64_t cols,
+                           const float* coefficients, const float* values, double* sums) {
+  if (exec.device == Device::kCpu) {
+    return column_sums(exec, rows, cols, coefficients, values, sums);
+  }
+  THRESHER_CHECK(rows >= 0 && cols >= 0, "column_sums: a size is negative");
+  if (cols == 0) return;
+  detail::column_sums_on_cuda(exec.stream, rows, cols, coefficients, values, sums);
+}
+
 }  // namespace thresher::kernels

@@ -13,4 +13,8 @@ namespace thresher::kernels {
 void column_sums(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* coefficients,
                  const float* values, double* sums);
 
+/// The same with `sums` on exec.device; nothing waits.
+void column_sums_on_device(const Exec& exec, std::int64_t rows, std::int64_t cols,
+                           const float* coefficients, const float* values, double* sums);
+
 }  // namespace thresher::kernels

@@ -62,5 +62,40 @@ void adam_unit_rows_cuda(void*, const AdamStep&, std::int64_t, std::int64_t, con
                          const double*, bool, float*, float*, float*) {
   refuse("adam_unit_rows");
 }
+void decide_update_cuda(void*, std::int64_t, const double*, double, UpdateControl*) {
+  refuse("decide_update");
+}
+void adam_controlled_cuda(void*, const AdamStep&, const UpdateControl*, std::int64_t, const float*,
+                          float*, float*, float*, std::uint16_t*) {
+  refuse("adam");
+}
+void adam_unit_rows_controlled_cuda(void*, const AdamStep&, const UpdateControl*, std::int64_t,
+                                    std::int64_t, const float*, const double*, bool, float*, float*,
+                                    float*, std::uint16_t*) {
+  refuse("adam_unit_rows");
+}
+void parallel_components_on_cuda(void*, std::int64_t, std::int64_t, const float*, const float*,
+                                 double*, double*) {
+  refuse("parallel_components");
+}
+void sum_of_squares_on_cuda(void*, std::int64_t, const float*, double*) {
+  refuse("sum_of_squares");
+}
+void column_sums_on_cuda(void*, std::int64_t, std::int64_t, const float*, const float*, double*) {
+  refuse("column_sums");
+}
+void centre_rows_cuda(void*, std::int64_t, std::int64_t, const float*, const float*, float*,
+                      std::uint16_t*) {
+  refuse("centre_rows");
+}
+void sort_pairs_by_latent_cuda(void*, std::int64_t, std::int64_t, std::int64_t, const std::int64_t*,
+                               const std::int32_t*, const float*, std::int64_t*, std::int32_t*,
+                               std::int32_t*) {
+  refuse("sort_pairs_by_latent");
+}
+void encode_topk_cuda(void*, const EncoderOperands&, const TopKSlots&, const std::uint8_t*,
+                      const TopKSlots*, std::int64_t*) {
+  refuse("encode_topk");
+}
 
 }  // namespace thresher::kernels::detail

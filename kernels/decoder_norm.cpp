@@ -69,4 +69,29 @@ double sum_of_squares(const Exec& exec, std::int64_t rows, std::int64_t cols, co
   return tree_sum(sums);
 }
 
+void parallel_components(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* W,
+                         const float* grad, double* factors, double* squares) {
+  check_shape(rows, cols);
+  switch (exec.device) {
+    case Device::kCpu:
+      *squares = parallel_components(exec, rows, cols, W, grad, factors);
+      return;
+    case Device::kCuda:
+      return detail::parallel_components_on_cuda(exec.stream, rows, cols, W, grad, factors,
+                                                 squares);
+  }
+}
+
+void sum_of_squares(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* values,
+                    double* squares) {
+  check_shape(rows, cols);
+  switch (exec.device) {
+    case Device::kCpu:
+      *squares = sum_of_squares(exec, rows, cols, values);
+      return;
+    case Device::kCuda:
+      return detail::sum_of_squares_on_cuda(exec.stream, rows * cols, values, squares);
+  }
+}
+
 }  // namespace thresher::kernels

@@ -27,4 +27,11 @@ double parallel_components(const Exec& exec, std::int64_t rows, std::int64_t col
 /// vectors (rows = 1). On CUDA the call waits for the stream.
 double sum_of_squares(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* values);
 
+/// The two again, the sum of squares left on exec.device in `*squares`; nothing waits. The order of
+/// additions is fixed, but on CUDA is the device's own.
+void parallel_components(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* W,
+                         const float* grad, double* factors, double* squares);
+void sum_of_squares(const Exec& exec, std::int64_t rows, std::int64_t cols, const float* values,
+                    double* squares);
+
 }  // namespace thresher::kernels

@@ -45,13 +45,21 @@ __global__ void components_of_rows(std::int64_t rows, std::int64_t cols, const f
                             });
 }
 
-__global__ void update_unit_rows(AdamFactors factors, std::int64_t rows, std::int64_t cols,
-                                 const float* gradient, const double* parallel, bool renormalises,
-                                 float* weights, float* m, float* v) {
+__global__ void squares_of_blocks(std::int64_t count, const float* values, double* parts) {
+  __shared__ double sums[kSquareThreads];
+  CudaBlock block;
+  square_sum_block(block, blockIdx.x, count, values, sums, parts);
+}
+
+__global__ void update_unit_rows(AdamFactors factors, const UpdateControl* control,
+                                 std::int64_t rows, std::int64_t cols, const float* gradient,
+                                 const double* parallel, bool renormalises, float* weights,
+                                 float* m, float* v, std::uint16_t* bfloat16) {
+  if (!take_control(control, factors)) return;
   __shared__ double sums[kThreads];
   CudaBlock block;
   adam_unit_rows_block(block, group_of_block(rows, cols), factors, gradient, parallel, renormalises,
-                       sums, weights, m, v);
+                       sums, weights, m, v, bfloat16);
 }
 
 }  // namespace
@@ -85,10 +93,43 @@ void parallel_components_cuda(void* stream, std::int64_t rows, std::int64_t cols
 void adam_unit_rows_cuda(void* stream, const AdamStep& step, std::int64_t rows, std::int64_t cols,
                          const float* gradient, const double* factors, bool renormalises,
                          float* weights, float* m, float* v) {
+  adam_unit_rows_controlled_cuda(stream, step, nullptr, rows, cols, gradient, factors, renormalises,
+                                 weights, m, v, nullptr);
+}
+
+void adam_unit_rows_controlled_cuda(void* stream, const AdamStep& step,
+                                    const UpdateControl* control, std::int64_t rows,
+                                    std::int64_t cols, const float* gradient, const double* factors,
+                                    bool renormalises, float* weights, float* m, float* v,
+                                    std::uint16_t* bfloat16) {
   update_unit_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0,
-                     static_cast<cudaStream_t>(stream)>>>(adam_factors(step), rows, cols, gradient,
-                                                          factors, renormalises, weights, m, v);
+                     static_cast<cudaStream_t>(stream)>>>(adam_factors(step), control, rows, cols,
+                                                          gradient, factors, renormalises, weights,
+                                                          m, v, bfloat16);
   check_launch("adam_unit_rows");
+}
+
+void parallel_components_on_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* W,
+                                 const float* grad, double* factors, double* squares) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  if (rows == 0) return set_zero(squares, 1, cuda_stream, "parallel_components");
+  StreamBuffer<double> of_rows(rows, cuda_stream, "parallel_components");
+  components_of_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0, cuda_stream>>>(
+      rows, cols, W, grad, factors, of_rows.data());
+  check_launch("parallel_components");
+  tree_sums_on_cuda(stream, rows, 1, of_rows.data(), squares);
+}
+
+void sum_of_squares_on_cuda(void* stream, std::int64_t count, const float* values,
+                            double* squares) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  if (count == 0) return set_zero(squares, 1, cuda_stream, "sum_of_squares");
+  const std::int64_t blocks = (count + kSquaresPerBlock - 1) / kSquaresPerBlock;
+  StreamBuffer<double> parts(blocks, cuda_stream, "sum_of_squares");
+  squares_of_blocks<<<grid_of(blocks, 1), kSquareThreads, 0, cuda_stream>>>(count, values,
+                                                                            parts.data());
+  check_launch("sum_of_squares");
+  tree_sums_on_cuda(stream, blocks, 1, parts.data(), squares);
 }
 
 void row_squares_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* values,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/detail/backends.h"
 #include "kernels/parallel.h"
 #include "kernels/sparse_decode.h"
 
@@ -89,6 +90,23 @@ void sort_pairs_by_latent(std::int64_t rows, std::int64_t n_latents,
       pair_slots[at] = static_cast<std::int32_t>(slot);
     });
   });
+}
+
+void sort_pairs_by_latent(const Exec& exec, std::int64_t rows, std::int64_t n_latents,
+                          std::int64_t n_slots, const std::int64_t* row_offsets,
+                          const std::int32_t* indices, const float* values, std::int64_t* offsets,
+                          std::int32_t* pair_rows, std::int32_t* pair_slots) {
+  if (exec.device == Device::kCpu) {
+    return sort_pairs_by_latent(rows, n_latents, row_offsets, indices, values, offsets, pair_rows,
+                                pair_slots);
+  }
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  THRESHER_CHECK(rows >= 0 && n_latents >= 0 && n_slots >= 0,
+                 "sort_pairs_by_latent: a size is negative");
+  THRESHER_CHECK(rows <= kMost && n_slots <= kMost && n_latents < kMost,
+                 "sort_pairs_by_latent: more than 2^31 - 1 rows, slots or latents");
+  detail::sort_pairs_by_latent_cuda(exec.stream, rows, n_latents, n_slots, row_offsets, indices,
+                                    values, offsets, pair_rows, pair_slots);
 }
 
 }  // namespace thresher::kernels

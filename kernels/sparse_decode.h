@@ -42,6 +42,15 @@ void sort_pairs_by_latent(std::int64_t rows, std::int64_t n_latents,
                           const float* values, std::int64_t* offsets, std::int32_t* pair_rows,
                           std::int32_t* pair_slots);
 
+/// The same where everything lies on exec.device; nothing waits. `n_slots` is the room in
+/// `pair_rows` and `pair_slots`, at least row_offsets[rows] - row_offsets[0] and below 2^31; what
+/// stands there behind offsets[n_latents] is undefined. Bits of a pair's place do not depend on how
+/// it is sorted (stable). On CUDA a latent out of range cannot be reported: its pair is left out.
+void sort_pairs_by_latent(const Exec& exec, std::int64_t rows, std::int64_t n_latents,
+                          std::int64_t n_slots, const std::int64_t* row_offsets,
+                          const std::int32_t* indices, const float* values, std::int64_t* offsets,
+                          std::int32_t* pair_rows, std::int32_t* pair_slots);
+
 /// The sorted pairs of one lane (micro-batch) and what they add to the weights' gradients.
 struct LatentPairs {
   const std::int64_t* offsets;  // from sort_pairs_by_latent

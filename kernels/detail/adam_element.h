@@ -43,6 +43,19 @@ THRESHER_DEVICE __attribute__((always_inline)) inline void adam_element(const Ad
   weight -= f.step_size * (m / (sqrtf(v) * f.root_correction + f.epsilon));
 }
 
+/// False if nothing may be changed. Without a control the factors are complete.
+THRESHER_DEVICE inline bool take_control(const UpdateControl* control, AdamFactors& factors) {
+  if (control == nullptr) return true;
+  factors.gradient_scale = static_cast<float>(control->gradient_scale);
+  return control->is_finite != 0;
+}
+
+THRESHER_DEVICE inline UpdateControl update_control(double squares, double limit) {
+  const double norm = sqrt(squares);
+  const bool is_finite = norm - norm == 0.0;
+  return {norm, limit > 0 && norm > limit ? limit / norm : 1.0, is_finite ? 1 : 0};
+}
+
 /// A gradient without its component along its weight's row, see parallel_components.
 THRESHER_DEVICE __attribute__((always_inline)) inline float perpendicular_element(double factor,
                                                                                   float gradient,

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/adam.h"
+#include "kernels/encode_topk.h"
 #include "kernels/sparse_decode.h"
 
 // The two backends of every kernel. Arguments are checked by the dispatchers in kernels/*.cpp. This
@@ -81,5 +82,44 @@ void adam_unit_rows_cpu(const AdamStep& step, std::int64_t rows, std::int64_t co
 void adam_unit_rows_cuda(void* stream, const AdamStep& step, std::int64_t rows, std::int64_t cols,
                          const float* gradient, const double* factors, bool renormalises,
                          float* weights, float* m, float* v);
+
+void decide_update_cpu(std::int64_t count, const double* squares, double limit,
+                       UpdateControl* control);
+void decide_update_cuda(void* stream, std::int64_t count, const double* squares, double limit,
+                        UpdateControl* control);
+void adam_controlled_cuda(void* stream, const AdamStep& step, const UpdateControl* control,
+                          std::int64_t count, const float* gradient, float* weights, float* m,
+                          float* v, std::uint16_t* bfloat16);
+void adam_unit_rows_controlled_cuda(void* stream, const AdamStep& step,
+                                    const UpdateControl* control, std::int64_t rows,
+                                    std::int64_t cols, const float* gradient, const double* factors,
+                                    bool renormalises, float* weights, float* m, float* v,
+                                    std::uint16_t* bfloat16);
+
+// Without waiting: results on the device.
+void parallel_components_on_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* W,
+                                 const float* grad, double* factors, double* squares);
+void sum_of_squares_on_cuda(void* stream, std::int64_t count, const float* values, double* squares);
+/// sums[c] along the binary tree over parts [blocks, cols] (blocks >= 1), all on the device.
+void tree_sums_on_cuda(void* stream, std::int64_t blocks, std::int64_t cols, const double* parts,
+                       double* sums);
+void column_sums_on_cuda(void* stream, std::int64_t rows, std::int64_t cols,
+                         const float* coefficients, const float* values, double* sums);
+
+void centre_rows_cpu(std::int64_t rows, std::int64_t cols, const float* x, const float* centre,
+                     float* centred, std::uint16_t* bfloat16);
+void centre_rows_cuda(void* stream, std::int64_t rows, std::int64_t cols, const float* x,
+                      const float* centre, float* centred, std::uint16_t* bfloat16);
+
+void sort_pairs_by_latent_cuda(void* stream, std::int64_t rows, std::int64_t n_latents,
+                               std::int64_t n_slots, const std::int64_t* row_offsets,
+                               const std::int32_t* indices, const float* values,
+                               std::int64_t* offsets, std::int32_t* pair_rows,
+                               std::int32_t* pair_slots);
+
+void encode_topk_cpu(const EncoderOperands& operands, const TopKSlots& main,
+                     const std::uint8_t* mask, const TopKSlots* masked, std::int64_t* not_numbers);
+void encode_topk_cuda(void* stream, const EncoderOperands& operands, const TopKSlots& main,
+                      const std::uint8_t* mask, const TopKSlots* masked, std::int64_t* not_numbers);
 
 }  // namespace thresher::kernels::detail

@@ -37,4 +37,19 @@ THRESHER_DEVICE inline double column_tree_sum(std::int64_t blocks, std::int64_t 
   return sum;
 }
 
+constexpr std::int64_t kTreeGroup = 32;  // a power of two: whole groups are subtrees
+
+THRESHER_BOTH constexpr std::int64_t tree_groups(std::int64_t blocks) {
+  return (blocks + kTreeGroup - 1) / kTreeGroup;
+}
+
+/// The part of that tree over the blocks of one group.
+THRESHER_DEVICE inline double column_group_sum(std::int64_t group, std::int64_t blocks,
+                                               std::int64_t cols, std::int64_t col,
+                                               const double* parts) {
+  const std::int64_t first = group * kTreeGroup;
+  const std::int64_t count = blocks - first < kTreeGroup ? blocks - first : kTreeGroup;
+  return column_tree_sum(count, cols, col, parts + first * cols);
+}
+
 }  // namespace thresher::kernels::detail

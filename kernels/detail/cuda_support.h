@@ -23,6 +23,11 @@ inline unsigned int grid_of(std::int64_t items, std::int64_t items_per_block) {
   return static_cast<unsigned int>((items + items_per_block - 1) / items_per_block);
 }
 
+template <class T>
+void set_zero(T* values, std::int64_t count, cudaStream_t stream, const char* kernel) {
+  check_cuda(cudaMemsetAsync(values, 0, count * sizeof(T), stream), kernel);
+}
+
 /// Device memory that lives until the stream has passed the end of its scope.
 template <class T>
 class StreamBuffer {
@@ -46,6 +51,17 @@ class StreamBuffer {
 };
 
 #ifdef __CUDACC__
+/// A warp as a block of its own: its barrier orders memory among its 32 threads.
+struct CudaWarp {
+  __device__ std::uint32_t threads() const { return 32; }
+  template <class F>
+  __device__ void each(F f) {
+    f(threadIdx.x % 32);
+    __syncwarp();
+  }
+  __device__ std::uint32_t fetch_add(std::uint32_t* counter) { return atomicAdd(counter, 1U); }
+};
+
 /// The block of detail/device_code.h on the GPU.
 struct CudaBlock {
   __device__ std::uint32_t threads() const { return blockDim.x; }
@@ -56,6 +72,16 @@ struct CudaBlock {
   }
   /// The counts do not depend on who comes first, so results do not either.
   __device__ std::uint32_t fetch_add(std::uint32_t* counter) { return atomicAdd(counter, 1U); }
+  __device__ void add(std::int64_t* counter, std::int64_t count) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(counter),
+              static_cast<unsigned long long>(count));
+  }
+  template <class F>
+  __device__ void each_warp(F f) {
+    CudaWarp warp;
+    f(warp, threadIdx.x / 32);
+    __syncthreads();
+  }
 };
 #endif
 

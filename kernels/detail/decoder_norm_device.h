@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/detail/adam_element.h"
+#include "kernels/detail/bfloat16_device.h"
 #include "kernels/detail/device_code.h"
 
 // kRowLanes threads work on a row; element i belongs to thread i % kRowLanes and the partial sums
@@ -73,6 +74,34 @@ THRESHER_DEVICE void normalise_rows_block(Block& block, const RowGroup& group, d
   });
 }
 
+constexpr std::uint32_t kSquareThreads = 256;  // a power of two
+constexpr std::int64_t kSquaresPerBlock = 16 * kSquareThreads;
+
+/// parts[index] = the sum of squares of values [index * kSquaresPerBlock, ...) of `count`: thread t
+/// takes every kSquareThreads-th from t on, and the threads are added as a tree.
+template <class Block>
+THRESHER_DEVICE void square_sum_block(Block& block, std::int64_t index, std::int64_t count,
+                                      const float* values, double* sums, double* parts) {
+  const std::int64_t first = index * kSquaresPerBlock;
+  const std::int64_t end = first + kSquaresPerBlock < count ? first + kSquaresPerBlock : count;
+  block.each([&](std::uint32_t thread) {
+    double sum = 0.0;
+    for (std::int64_t i = first + thread; i < end; i += kSquareThreads) {
+      const double value = values[i];
+      sum += value * value;
+    }
+    sums[thread] = sum;
+  });
+  for (std::uint32_t half = kSquareThreads / 2; half >= 1; half /= 2) {
+    block.each([&](std::uint32_t thread) {
+      if (thread < half) sums[thread] += sums[thread + half];
+    });
+  }
+  block.each([&](std::uint32_t thread) {
+    if (thread == 0) parts[index] = sums[0];
+  });
+}
+
 /// From dot(W, W), dot(W, grad) and dot(grad, grad) of a row, see parallel_components.
 THRESHER_DEVICE inline double parallel_factor(double weight_squares, double dot) {
   return weight_squares == 0.0 ? 0.0 : dot / weight_squares;
@@ -101,12 +130,13 @@ THRESHER_DEVICE void parallel_components_block(Block& block, const RowGroup& gro
   });
 }
 
-/// The rows of adam_unit_rows.
+/// The rows of adam_unit_rows; `bfloat16` may be null.
 template <class Block>
 THRESHER_DEVICE void adam_unit_rows_block(Block& block, const RowGroup& group,
                                           const AdamFactors& factors, const float* gradient,
                                           const double* parallel, bool renormalises, double* sums,
-                                          float* weights, float* m, float* v) {
+                                          float* weights, float* m, float* v,
+                                          std::uint16_t* bfloat16) {
   block.each([&](std::uint32_t thread) {
     const std::int64_t row = group.row_of(thread);
     if (row >= group.rows) return;
@@ -117,6 +147,14 @@ THRESHER_DEVICE void adam_unit_rows_block(Block& block, const RowGroup& group,
     }
   });
   if (renormalises) normalise_rows_block(block, group, sums, weights);
+  if (bfloat16 == nullptr) return;
+  block.each([&](std::uint32_t thread) {
+    const std::int64_t row = group.row_of(thread);
+    if (row >= group.rows) return;
+    for (std::int64_t c = thread % kRowLanes; c < group.cols; c += kRowLanes) {
+      bfloat16[row * group.cols + c] = to_bfloat16(weights[row * group.cols + c]);
+    }
+  });
 }
 
 }  // namespace thresher::kernels::detail

@@ -7,10 +7,17 @@
 //     threads()           how many threads it has
 //     each(f)             f(thread) on every thread, then a barrier
 //     fetch_add(counter)  adds 1 to a 32-bit counter of the block and returns what was there
+//     add(counter, n)     adds to a 64-bit counter of all blocks
+//     each_warp(f)        f(warp, index) on every warp, itself a block of 32 threads; then a
+//     barrier
+//
+// THRESHER_BOTH is for what the host calls too, to lay out a launch.
 //
 // State that decides where the block goes is written by one thread inside `each` and read after it.
 #ifdef __CUDACC__
 #define THRESHER_DEVICE __device__
+#define THRESHER_BOTH __host__ __device__
 #else
 #define THRESHER_DEVICE
+#define THRESHER_BOTH
 #endif

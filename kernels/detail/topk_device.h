@@ -7,13 +7,17 @@
 
 namespace thresher::kernels::detail {
 
+constexpr std::uint32_t kDigitGroups = 16;
+
 /// What the threads of a block share while they select from one row.
 struct TopKState {
   std::uint32_t histogram[256];
-  std::uint64_t prefix;          // the leading digits of the k-th best entry
+  std::uint32_t group_sums[kDigitGroups];  // of 16 digits each
+  std::uint64_t prefix;                    // the leading digits of the k-th best entry
   std::uint32_t remaining;       // how many of the entries with that prefix are still wanted
   std::uint32_t count_in_digit;  // entries with that prefix
   std::uint32_t filled;
+  std::uint32_t taken;
 };
 
 /// One row of pre-activations; `mask` may be null.
@@ -30,16 +34,44 @@ struct TopKRow {
   }
 };
 
-/// Radix selection, 8 bits a round from the top: the smallest entry number that k entries reach.
-/// Entries are unique, so exactly k do. Needs k open columns.
+/// Finds the digit where the `remaining` best of the histogram end, and takes the entries above it
+/// off `remaining`.
 template <class Block>
-THRESHER_DEVICE std::uint64_t topk_threshold(Block& block, const TopKRow& row, std::uint32_t k,
-                                             TopKState* state) {
+THRESHER_DEVICE void find_digit(Block& block, TopKState* state) {
+  block.each([&](std::uint32_t thread) {
+    for (std::uint32_t g = thread; g < kDigitGroups; g += block.threads()) {
+      std::uint32_t sum = 0;
+      for (std::uint32_t i = 0; i < 16; ++i) sum += state->histogram[16 * g + i];
+      state->group_sums[g] = sum;
+    }
+  });
+  block.each([&](std::uint32_t thread) {
+    if (thread != 0) return;
+    std::uint32_t group = kDigitGroups - 1;
+    while (group > 0 && state->group_sums[group] < state->remaining) {
+      state->remaining -= state->group_sums[group--];
+    }
+    std::uint32_t digit = 16 * group + 15;
+    while (digit > 0 && state->histogram[digit] < state->remaining) {
+      state->remaining -= state->histogram[digit--];
+    }
+    state->prefix = state->prefix << 8 | digit;
+    state->count_in_digit = state->histogram[digit];
+  });
+}
+
+/// Radix selection, 8 bits a round from the top: a number that exactly k entries of the row reach.
+/// Entries are unique. Needs k open columns. The lowest `exact` bits may be 0 in the result where
+/// the entries allow it; those above are the k-th best entry's. `Row` is like TopKRow.
+template <class Block, class Row>
+THRESHER_DEVICE std::uint64_t topk_threshold(Block& block, const Row& row, std::uint32_t k,
+                                             TopKState* state, int exact = 64) {
   block.each([&](std::uint32_t thread) {
     if (thread != 0) return;
     state->prefix = 0;
     state->remaining = k;
     state->filled = 0;
+    state->taken = 0;
   });
   for (int shift = 56; shift >= 0; shift -= 8) {
     const std::uint64_t prefix = state->prefix;
@@ -54,16 +86,8 @@ THRESHER_DEVICE std::uint64_t topk_threshold(Block& block, const TopKRow& row, s
         }
       }
     });
-    block.each([&](std::uint32_t thread) {
-      if (thread != 0) return;
-      std::uint32_t digit = 255;
-      while (digit > 0 && state->histogram[digit] < state->remaining) {
-        state->remaining -= state->histogram[digit--];
-      }
-      state->prefix = prefix << 8 | digit;
-      state->count_in_digit = state->histogram[digit];
-    });
-    if (state->count_in_digit == state->remaining) return state->prefix << shift;
+    find_digit(block, state);
+    if (shift <= exact && state->count_in_digit == state->remaining) return state->prefix << shift;
   }
   return state->prefix;
 }

@@ -16,6 +16,13 @@ THRESHER_DEVICE inline std::uint32_t topk_key(float value) {
   return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
 }
 
+THRESHER_DEVICE inline float not_a_number() {
+  const std::uint32_t bits = 0x7fc00000U;
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
 /// Key and position in one number; larger is better, and among equal keys the lower index is.
 THRESHER_DEVICE inline std::uint64_t topk_entry(float value, std::uint32_t index) {
   return (static_cast<std::uint64_t>(topk_key(value)) << 32) | (0xffffffffU - index);

@@ -184,7 +184,7 @@ class DeviceCodeBackend final : public Backend {
     for_each_group(rows, cols, [&](HostBlock& block, const detail::RowGroup& group) {
       detail::adam_unit_rows_block(block, group, detail::adam_factors(step), gradient.data(),
                                    factors.data(), renormalises, sums_.data(), weights.data(),
-                                   m.data(), v.data());
+                                   m.data(), v.data(), nullptr);
     });
   }
 
