@@ -1,7 +1,7 @@
 #include "kernels/detail/backends.h"
-#include "kernels/detail/bfloat16_device.h"
 #include "kernels/detail/cuda_support.h"
 #include "kernels/detail/encode_plan.h"
+#include "kernels/detail/encode_tensor_cuda.h"
 #include "kernels/detail/encode_topk_device.h"
 
 namespace thresher::kernels::detail {
@@ -11,62 +11,27 @@ constexpr const char* kName = "encode_topk";
 constexpr int kFinishThreads = 128;
 constexpr std::uint32_t kSharedEntries = 4096;  // 32 KiB
 
-__device__ float widened(float value) { return value; }
-__device__ float widened(std::uint16_t value) { return from_bfloat16(value); }
+constexpr std::size_t kTensorBytes =
+    std::size_t{TensorTile::kStages} * TensorTile::kStageChunks * sizeof(uint4);
+constexpr std::size_t kFusedBytes = std::size_t{2} * FusedTile::kStageFloats * sizeof(float);
 
-/// 128 x 128 sums by 256 threads, each with every sixteenth row and column.
-template <class T>
-struct DirectProduct {
-  static constexpr std::uint32_t kCols = 128;
-  static constexpr std::uint32_t kThreadRows = 8, kThreadCols = 8;
-
-  const T* x;
-  const T* W_enc;
-  std::int64_t rows, d, n_latents, first_row;
-  float sums[kThreadRows][kThreadCols];
-
-  __device__ std::uint32_t row(std::uint32_t thread, std::uint32_t i) const {
-    return thread / 16 + 16 * i;
-  }
-  __device__ std::uint32_t col(std::uint32_t thread, std::uint32_t j) const {
-    return thread % 16 + 16 * j;
-  }
-  __device__ float sum(std::uint32_t, std::uint32_t i, std::uint32_t j) const { return sums[i][j]; }
-
-  __device__ void run(CudaBlock&, std::int64_t first_latent) {
-    const std::uint32_t thread = threadIdx.x;
-    const T* x_rows[kThreadRows];
-    const T* W_rows[kThreadCols];
-#pragma unroll
-    for (std::uint32_t i = 0; i < kThreadRows; ++i) {
-      x_rows[i] = x + min(first_row + row(thread, i), rows - 1) * d;
-#pragma unroll
-      for (std::uint32_t j = 0; j < kThreadCols; ++j) sums[i][j] = 0.0f;
-    }
-#pragma unroll
-    for (std::uint32_t j = 0; j < kThreadCols; ++j) {
-      W_rows[j] = W_enc + min(first_latent + col(thread, j), n_latents - 1) * d;
-    }
-    for (std::int64_t p = 0; p < d; ++p) {
-#pragma unroll
-      for (std::uint32_t j = 0; j < kThreadCols; ++j) {
-        const float weight = widened(W_rows[j][p]);
-#pragma unroll
-        for (std::uint32_t i = 0; i < kThreadRows; ++i) {
-          sums[i][j] = fmaf(widened(x_rows[i][p]), weight, sums[i][j]);
-        }
-      }
-    }
-  }
-};
-
-template <class T>
-__global__ void __launch_bounds__(kEncodeThreads)
-    encode_direct(EncodeTask task, const T* x, const T* W_enc) {
+__global__ void __launch_bounds__(kEncodeThreads, 1)
+    encode_tensor(EncodeTask task, EncodeInputs<std::uint16_t> in) {
   __shared__ EncodeState state;
+  extern __shared__ __align__(128) unsigned char stages[];
   CudaBlock block;
   const EncodePlace place = EncodePlace::of_block(task, blockIdx.x);
-  DirectProduct<T> product{x, W_enc, task.rows, task.d, task.n_latents, place.first_row, {}};
+  TensorProduct product(in, place, reinterpret_cast<uint4*>(stages));
+  encode_block(block, task, place, product, &state);
+}
+
+__global__ void __launch_bounds__(kEncodeThreads, 2)
+    encode_fused(EncodeTask task, EncodeInputs<float> in) {
+  __shared__ EncodeState state;
+  extern __shared__ __align__(128) unsigned char stages[];
+  CudaBlock block;
+  const EncodePlace place = EncodePlace::of_block(task, blockIdx.x);
+  FusedProduct product(in, place, reinterpret_cast<float*>(stages));
   encode_block(block, task, place, product, &state);
 }
 
@@ -104,14 +69,44 @@ struct ListBuffers {
   EncodeLists lists;
 };
 
-int multiprocessors() {
-  int device = 0, count = 0;
+/// What the two operand types differ in.
+struct TensorEncoder {
+  using Element = std::uint16_t;
+  using Tile = TensorTile;
+  static constexpr auto kernel = &encode_tensor;
+  static constexpr std::size_t kBytes = kTensorBytes;
+};
+struct FusedEncoder {
+  using Element = float;
+  using Tile = FusedTile;
+  static constexpr auto kernel = &encode_fused;
+  static constexpr std::size_t kBytes = kFusedBytes;
+};
+
+/// How many blocks of a kernel the device holds at a time. Allows it its shared memory.
+template <class Encoder>
+std::int64_t resident_blocks() {
+  int device = 0, multiprocessors = 0, blocks = 0;
   check_cuda(cudaGetDevice(&device), kName);
-  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), kName);
-  return count;
+  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+             kName);
+  check_cuda(cudaFuncSetAttribute(Encoder::kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(Encoder::kBytes)),
+             kName);
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, Encoder::kernel, kEncodeThreads,
+                                                           Encoder::kBytes),
+             kName);
+  return std::int64_t{multiprocessors} * std::max(blocks, 1);
 }
 
 template <class T>
+bool is_aligned(const EncoderOperands& operands) {
+  const auto address = reinterpret_cast<std::uintptr_t>(operands.x) |
+                       reinterpret_cast<std::uintptr_t>(operands.W_enc);
+  return address % 16 == 0 && operands.d * sizeof(T) % 16 == 0;
+}
+
+template <class Encoder>
 void encode_rows(cudaStream_t stream, const EncoderOperands& operands, const EncodePlan& plan,
                  std::int64_t first_row, std::int64_t rows, const TopKSlots& main,
                  const std::uint8_t* mask, const TopKSlots* masked, std::int64_t* not_numbers) {
@@ -130,9 +125,14 @@ void encode_rows(cudaStream_t stream, const EncoderOperands& operands, const Enc
                         movers.data(),
                         masked != nullptr ? 2 : 1,
                         {of_main.lists, of_masked.lists}};
-  encode_direct<T><<<grid_of(blocks, 1), kEncodeThreads, 0, stream>>>(
-      task, static_cast<const T*>(operands.x) + first_row * operands.d,
-      static_cast<const T*>(operands.W_enc));
+  using T = typename Encoder::Element;
+  const EncodeInputs<T> in{static_cast<const T*>(operands.x) + first_row * operands.d,
+                           static_cast<const T*>(operands.W_enc),
+                           rows,
+                           operands.d,
+                           operands.n_latents,
+                           is_aligned<T>(operands)};
+  Encoder::kernel<<<grid_of(blocks, 1), kEncodeThreads, Encoder::kBytes, stream>>>(task, in);
   check_launch(kName);
   finish(stream, of_main.lists, rows, plan.splits, main.values + first_row * main.k,
          main.indices + first_row * main.k);
@@ -141,21 +141,26 @@ void encode_rows(cudaStream_t stream, const EncoderOperands& operands, const Enc
          masked->indices + first_row * masked->k);
 }
 
+template <class Encoder>
+void encode(cudaStream_t stream, const EncoderOperands& operands, const TopKSlots& main,
+            const std::uint8_t* mask, const TopKSlots* masked, std::int64_t* not_numbers) {
+  const EncodePlan plan =
+      plan_encode(operands.rows, operands.n_latents, main.k, masked != nullptr ? masked->k : 0,
+                  Encoder::Tile::kCols, resident_blocks<Encoder>());
+  for (std::int64_t first = 0; first < operands.rows; first += plan.rows) {
+    const std::int64_t rows = std::min(plan.rows, operands.rows - first);
+    encode_rows<Encoder>(stream, operands, plan, first, rows, main, mask, masked, not_numbers);
+  }
+}
+
 }  // namespace
 
 void encode_topk_cuda(void* stream, const EncoderOperands& operands, const TopKSlots& main,
                       const std::uint8_t* mask, const TopKSlots* masked,
                       std::int64_t* not_numbers) {
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  const EncodePlan plan =
-      plan_encode(operands.rows, operands.n_latents, main.k, masked != nullptr ? masked->k : 0,
-                  DirectProduct<float>::kCols, 2 * multiprocessors());
-  for (std::int64_t first = 0; first < operands.rows; first += plan.rows) {
-    const std::int64_t rows = std::min(plan.rows, operands.rows - first);
-    const auto encode =
-        operands.type == OperandType::kFloat32 ? encode_rows<float> : encode_rows<std::uint16_t>;
-    encode(cuda_stream, operands, plan, first, rows, main, mask, masked, not_numbers);
-  }
+  const auto run =
+      operands.type == OperandType::kFloat32 ? encode<FusedEncoder> : encode<TensorEncoder>;
+  run(static_cast<cudaStream_t>(stream), operands, main, mask, masked, not_numbers);
 }
 
 }  // namespace thresher::kernels::detail

@@ -17,7 +17,9 @@
 #ifdef __CUDACC__
 #define THRESHER_DEVICE __device__
 #define THRESHER_BOTH __host__ __device__
+#define THRESHER_UNROLL _Pragma("unroll")
 #else
 #define THRESHER_DEVICE
 #define THRESHER_BOTH
+#define THRESHER_UNROLL
 #endif

@@ -8,28 +8,10 @@
 #include "kernels/tree_sum.h"
 #include "tests/kernels/backend.h"
 #include "tests/kernels/backends.h"
+#include "tests/kernels/host_block.h"
 
 namespace thresher::kernels {
 namespace {
-
-/// A block whose threads take turns, in an order that no kernel may rely on.
-class HostBlock {
- public:
-  explicit HostBlock(std::uint32_t threads) : threads_(threads) {}
-  std::uint32_t threads() const { return threads_; }
-  template <class F>
-  void each(F f) {
-    ++rounds_;
-    for (std::uint32_t i = 0; i < threads_; ++i) {
-      f(rounds_ % 2 == 0 ? i : threads_ - 1 - i);
-    }
-  }
-  std::uint32_t fetch_add(std::uint32_t* counter) { return (*counter)++; }
-
- private:
-  std::uint32_t threads_;
-  std::uint32_t rounds_ = 0;
-};
 
 class DeviceCodeBackend final : public Backend {
  public:

@@ -1,45 +1,12 @@
-#include <cuda_runtime.h>
-
 #include "kernels/column_sums.h"
 #include "kernels/decoder_norm.h"
 #include "kernels/topk.h"
 #include "tests/kernels/backends.h"
+#include "tests/kernels/on_device.h"
+#include "tests/kernels/step_backend.h"
 
 namespace thresher::kernels {
 namespace {
-
-/// A copy of host memory on the device, for one call.
-template <class T>
-class OnDevice {
- public:
-  explicit OnDevice(const std::vector<T>& host) : size_(host.size()) {
-    if (size_ == 0) return;
-    check(cudaMalloc(reinterpret_cast<void**>(&data_), size_ * sizeof(T)));
-    check(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  explicit OnDevice(std::int64_t size) : OnDevice(std::vector<T>(static_cast<std::size_t>(size))) {}
-  ~OnDevice() { cudaFree(data_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice(OnDevice&& other) noexcept : data_(other.data_), size_(other.size_) {
-    other.data_ = nullptr;
-  }
-  T* data() { return data_; }
-  std::vector<T> to_host() const {
-    std::vector<T> host(size_);
-    check(cudaDeviceSynchronize());
-    if (size_ > 0) check(cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-
- private:
-  static void check(cudaError_t status) {
-    if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
-  }
-  T* data_ = nullptr;
-  std::size_t size_;
-};
-
-constexpr Exec kOnGpu{Device::kCuda, nullptr};
 
 /// The lanes' arrays on the device; the table of pointers stays on the host, as the kernel wants
 /// it.
@@ -73,12 +40,7 @@ class CudaBackend final : public Backend {
  public:
   std::string name() const override { return "Cuda"; }
 
-  std::string reason_to_skip() const override {
-    int devices = 0;
-    const cudaError_t status = cudaGetDeviceCount(&devices);
-    if (status != cudaSuccess) return std::string("no usable GPU: ") + cudaGetErrorString(status);
-    return devices == 0 ? "no GPU in this machine" : "";
-  }
+  std::string reason_to_skip() const override { return why_no_gpu(); }
 
   TopKOut topk(std::int64_t rows, std::int64_t cols, std::int64_t k,
                const std::vector<float>& pre_acts, const std::vector<std::uint8_t>* mask) override {
@@ -221,5 +183,6 @@ Backend* cuda_backend() {
 }
 
 std::vector<Backend*> backends_under_test() { return {cuda_backend()}; }
+std::vector<StepBackend*> step_backends_under_test() { return {cuda_step_backend()}; }
 
 }  // namespace thresher::kernels
