@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "activation_cache/activation_source.h"
+#include "core/device.h"
 #include "core/dtype.h"
 #include "core/json.h"
 
@@ -70,6 +71,7 @@ struct CacheIdentity {
   std::string host_family;
   std::string host_fingerprint;
   Dtype host_dtype = Dtype::kFloat32;  // of the forward pass; written where it is not float32
+  Device host_device = Device::kCpu;   // of the forward pass; written where it is not the CPU
   std::string tokenizer_fingerprint;
   Json corpus = Json::object();
   std::vector<HookPointWidth> hook_points;

@@ -88,6 +88,7 @@ Json CacheIdentity::to_json() const {
   json["numerics_version"] = kNumericsVersion;
   json["host_model"] = Json::object({{"family", host_family}, {"fingerprint", host_fingerprint}});
   if (host_dtype != Dtype::kFloat32) json["host_model"]["dtype"] = dtype_name(host_dtype);
+  if (host_device != Device::kCpu) json["host_model"]["device"] = device_name(host_device);
   json["tokenizer"] = tokenizer_fingerprint;
   json["corpus"] = corpus;
   Json hooks = Json::array();
@@ -119,6 +120,13 @@ CacheIdentity CacheIdentity::from_json(const Json& json, std::string_view where)
   CacheIdentity identity;
   identity.host_family = json.at("host_model").at("family").as_string("family");
   identity.host_fingerprint = json.at("host_model").at("fingerprint").as_string("fingerprint");
+  if (const Json* device = json.at("host_model").find("device")) {
+    if (device->as_string("host model device") != device_name(Device::kCuda)) {
+      throw DataError(fmt::format("{}: host model device is \"{}\"", where, device->as_string()),
+                      "\"cuda\", or none for the CPU");
+    }
+    identity.host_device = Device::kCuda;
+  }
   if (const Json* host_dtype = json.at("host_model").find("dtype")) {
     identity.host_dtype = parse_dtype(host_dtype->as_string("host model dtype"));
   }

@@ -175,10 +175,11 @@ void run_encode(const EncodeOptions& options) {
   const RunSaes saes = load_saes(experiment, options);
   const Json identity = evaluation::newest_identity(options.path);
   const std::unique_ptr<corpus::Tokenizer> tokenizer = load_experiment_tokenizer(experiment);
-  const std::unique_ptr<host_model::HostModel> model =
-      host_model::load_host_model(experiment.host_model);
-  check_host(model->info(), experiment, identity);
   const auto self = comm::make_self_communicator();
+  if (experiment.run.place() == Device::kCuda) take_gpu(*self);
+  const std::unique_ptr<host_model::HostModel> model =
+      host_model::load_host_model(experiment.host_model, experiment.run.place());
+  check_host(model->info(), experiment, identity);
   set_threads(experiment.run.threads, *self);
   const std::vector<evaluation::EncodedToken> tokens = evaluation::encode_text(
       text, {experiment.corpus, experiment.cache, norm_limits(experiment, identity)}, saes.entries,

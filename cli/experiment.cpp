@@ -8,6 +8,7 @@
 
 #include "cli/experiment_read.h"
 #include "cli/sweep.h"
+#include "comm/gpu.h"
 #include "core/error.h"
 #include "core/files.h"
 
@@ -59,12 +60,12 @@ void read_run(const ConfigNode& root, RunConfig& run) {
                     ? "run.name is the name of the experiment file where it is left out"
                     : "");
   }
-  if (run.device != "cpu") {
+  if (run.place() == Device::kCuda && !comm::has_cuda_build()) {
     const ConfigNode* device = node.find("device");
-    throw DeviceError(
-        fmt::format("{}: run.device = {} cannot train: this version trains on the CPU",
-                    device == nullptr ? node.where() : device->where(), run.device),
-        "run.device: cpu");
+    throw DeviceError(fmt::format("{}: run.device = cuda: this build has no CUDA",
+                                  device == nullptr ? node.where() : device->where()),
+                      "a build configured with -DTHRESHER_CUDA=ON (docs/gpu.md)",
+                      "build one, or set run.device: cpu");
   }
 }
 
@@ -147,9 +148,11 @@ void RunConfig::declare(FieldVisitor& fields) {
   fields.field(
       "seed", seed,
       {.help = "Decides document order, row order, initial weights and baselines.", .min = 0});
-  fields.field("device", device,
-               {.help = "Where the maths runs; this version trains on the CPU.",
-                .choices = {"cpu", "cuda"}});
+  fields.field(
+      "device", device,
+      {.help = "Where host model, training and evaluation run; cuda: each rank takes a GPU of its "
+               "host (docs/gpu.md).",
+       .choices = {"cpu", "cuda"}});
   fields.field("threads", threads,
                {.help = "Threads a rank; auto: the cores of the host divided by its ranks, and one "
                         "for the ranks of comm.backend: threads.",
@@ -265,6 +268,7 @@ trainer::TrainJob Experiment::train_job(bool fresh) const {
   job.seed = seed();
   job.resolved_config = resolved();
   job.fresh = fresh;
+  job.device = run.place();
   if (activations) {
     job.export_metadata =
         Json::object({{"dataset_path", fmt::format("{}", fmt::join(activations->paths, ", "))}});

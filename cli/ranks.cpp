@@ -66,26 +66,6 @@ bool has_rank_0_kept_silent() {
   return true;
 }
 
-/// The rank's GPU becomes its thread's device. Returns whether some ranks share one.
-bool take_gpu(comm::Communicator& comm) {
-  const comm::HostPlace place = comm::place_on_host(comm);
-  std::int64_t is_shared = 0;
-  comm.agree(
-      [&] {
-        const std::vector<comm::Gpu> gpus = comm::list_gpus();
-        const int index = comm::gpu_of(place, gpus.size());
-        comm::select_gpu(index);
-        is_shared = static_cast<std::size_t>(place.ranks_on_host) > gpus.size() ? 1 : 0;
-        if (comm.is_root()) {
-          log_info(fmt::format("GPU {} of {}: {}", index, gpus.size(),
-                               gpus[static_cast<std::size_t>(index)].name));
-        }
-      },
-      "take the GPU");
-  comm.all_reduce_max({&is_shared, 1}, "shared GPUs");
-  return is_shared != 0;
-}
-
 /// NCCL wants a device for each rank, or NCCL_HOSTID to believe it.
 void start_nccl(const comm::CommConfig& config, bool is_shared, comm::Communicator& comm) {
   if (comm.world_size() == 1) return;
@@ -170,6 +150,25 @@ int automatic_threads(comm::Communicator& comm) {
 }
 
 }  // namespace
+
+bool take_gpu(comm::Communicator& comm) {
+  const comm::HostPlace place = comm::place_on_host(comm);
+  std::int64_t is_shared = 0;
+  comm.agree(
+      [&] {
+        const std::vector<comm::Gpu> gpus = comm::list_gpus();
+        const int index = comm::gpu_of(place, gpus.size());
+        comm::select_gpu(index);
+        is_shared = static_cast<std::size_t>(place.ranks_on_host) > gpus.size() ? 1 : 0;
+        if (comm.is_root()) {
+          log_info(fmt::format("GPU {} of {}: {}", index, gpus.size(),
+                               gpus[static_cast<std::size_t>(index)].name));
+        }
+      },
+      "take the GPU");
+  comm.all_reduce_max({&is_shared, 1}, "shared GPUs");
+  return is_shared != 0;
+}
 
 void with_ranks(const comm::CommConfig& config, Device device,
                 const std::function<void(comm::Communicator&)>& work,

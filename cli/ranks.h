@@ -35,6 +35,11 @@ void with_ranks(const comm::CommConfig& config, Device device,
                 const std::function<void(comm::Communicator&)>& work,
                 const FailureHook& on_failure = {});
 
+/// What with_ranks does first with Device::kCuda: the rank's GPU, by its place on the host modulo
+/// the GPUs there, becomes its thread's device. Returns whether some ranks share one. DeviceError
+/// on all ranks. Collective.
+bool take_gpu(comm::Communicator& comm);
+
 /// Sets the threads that this rank's maths uses: `threads`, or the cores that the host's ranks may
 /// use divided among them, or one for a rank that is itself a thread. Collective.
 int set_threads(std::optional<std::int64_t> threads, comm::Communicator& comm);

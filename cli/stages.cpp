@@ -19,6 +19,7 @@
 #include "evaluation/row_evaluation.h"
 #include "sae/thread_check.h"
 #include "sae/training_sae.h"
+#include "trainer/trained_sae.h"
 
 namespace thresher::cli {
 namespace {
@@ -84,7 +85,7 @@ Inputs load_inputs(Experiment& experiment, comm::Communicator& comm) {
     inputs.tokenizer = load_experiment_tokenizer(experiment);
     inputs.corpus =
         std::make_unique<corpus::Corpus>(text_config, *inputs.tokenizer, experiment.seed());
-    inputs.model = host_model::load_host_model(experiment.host_model);
+    inputs.model = host_model::load_host_model(experiment.host_model, experiment.run.place());
   });
   const corpus::CorpusSummary& text = inputs.corpus->summary();
   const host_model::HostModelInfo& model = inputs.model->info();
@@ -128,6 +129,7 @@ corpus::PackedContexts pack_contexts(const Inputs& inputs, corpus::Split split) 
 int model_threads(const Experiment& experiment, Inputs& inputs,
                   const corpus::PackedContexts& contexts) {
   const int threads = current_threads();
+  if (inputs.model->info().device != Device::kCpu) return threads;
   if (threads == 1 || contexts.n_contexts == 0) return threads;
   const host_model::TokenBatch batch = evaluation::make_batch(
       contexts, 0, std::min<std::int64_t>(contexts.n_contexts, kProbeContexts));
@@ -171,7 +173,7 @@ void check_saes(const Experiment& experiment, const Inputs& inputs) {
     const sae::SaeConfig& config = *experiment.saes[i];
     const std::int64_t width = width_at(inputs, config.hook_point);
     try {
-      sae::make_training_sae(config, width);
+      sae::make_training_sae(config, width, trainer::training_place(experiment.train_job(false)));
     } catch (const ConfigError& error) {
       throw ConfigError(fmt::format("{}: {}", experiment.sae_places[i], error.what()));
     }
@@ -289,6 +291,7 @@ trainer::TrainResult train_stage(Experiment& experiment, bool fresh, comm::Commu
   }
   int threads = current_threads();
   for (const auto& sae : job.saes) {
+    if (job.device != Device::kCpu) break;  // threads only feed the device
     const std::int64_t d_in = source->hook_points()[source->hook_index(sae->hook_point)].d_in;
     threads = sae::threads_with_fixed_bits(job.config.batch_tokens / job.config.lanes, d_in,
                                            sae->latents(d_in), threads);

@@ -1,5 +1,5 @@
 # LibTorch is the PyPI wheel. Its own CMake config demands a CUDA toolkit even where only the CPU library is
-# used, so libtorch_cpu and libc10 are imported directly; nothing else of the wheel is linked.
+# used, so its libraries are imported directly.
 # Used by the build and, installed beside ThresherConfig.cmake, by every project that links Thresher.
 set(thresher_torch_version 2.11.0)
 
@@ -23,7 +23,14 @@ if(NOT thresher_torch_found STREQUAL thresher_torch_version)
     "  expected: ${thresher_torch_version}\n  hint: run tools/setup.sh")
 endif()
 
-foreach(library c10 torch_cpu)
+# With CUDA the wheel's CUDA libraries register themselves when they are loaded; no header of theirs is needed.
+set(thresher_torch_libraries torch_cpu c10)
+if(THRESHER_CUDA)
+  list(APPEND thresher_torch_libraries torch_cuda c10_cuda)
+endif()
+set(thresher_torch_targets "")
+foreach(library IN LISTS thresher_torch_libraries)
+  list(APPEND thresher_torch_targets thresher_${library})
   find_library(THRESHER_LIB_${library} ${library} PATHS "${thresher_torch_root}/lib" NO_DEFAULT_PATH REQUIRED)
   add_library(thresher_${library} SHARED IMPORTED GLOBAL)
   set_target_properties(thresher_${library} PROPERTIES IMPORTED_LOCATION "${THRESHER_LIB_${library}}")
@@ -37,7 +44,7 @@ foreach(part ATen c10 torch)
 endforeach()
 target_include_directories(thresher_torch SYSTEM INTERFACE "${CMAKE_BINARY_DIR}/torch_include")
 # --no-as-needed: operators are registered by static initialisers that no symbol of ours refers to.
-target_link_libraries(thresher_torch INTERFACE -Wl,--no-as-needed thresher_torch_cpu thresher_c10 -Wl,--as-needed)
+target_link_libraries(thresher_torch INTERFACE -Wl,--no-as-needed ${thresher_torch_targets} -Wl,--as-needed)
 target_compile_definitions(thresher_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
 # The wheel finds its own dependencies (OpenMP runtime, CUDA runtime and profiler stubs) relative to itself.
 get_filename_component(thresher_site_packages "${thresher_torch_root}" DIRECTORY)

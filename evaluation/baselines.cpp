@@ -113,8 +113,9 @@ Candidate pca_candidate(const Pca& pca, const std::string& sae_name,
   const std::int64_t k = pca.directions.size(1);
   out.facts = Json::object({{"n_components", k}, {"l0", k}});
   out.apply = [pca](const at::Tensor& x) {
-    const at::Tensor coefficients = at::mm(x - pca.mean, pca.directions);
-    return Reconstruction{at::mm(coefficients, pca.directions.t()).add_(pca.mean), {}};
+    const at::Tensor mean = pca.mean.to(x.device());
+    const at::Tensor directions = pca.directions.to(x.device());
+    return Reconstruction{at::mm(at::mm(x - mean, directions), directions.t()).add_(mean), {}};
   };
   return out;
 }
@@ -161,16 +162,19 @@ std::vector<Candidate> make_candidates(const EvaluationConfig& config, const tra
               "the SAE that was trained on this cache");
         },
         "evaluation.load");
-    candidates.push_back(sae_candidate(sae_config.name, sae_config.hook_point, trained));
+    const auto add = [&](const std::string& name, const sae::InferenceSae& sae) {
+      candidates.push_back(sae_candidate(name, sae_config.hook_point, sae.on(job.device)));
+    };
+    add(sae_config.name, trained);
     if (!config.baselines) continue;
 
     candidates.push_back(shared_pca_candidate(trained, sae_config, job.seed, source, comm));
     sae::InferenceSae untrained;
     comm.agree([&] { untrained = untrained_sae(job, i, source); }, "evaluation.untrained");
-    candidates.push_back(sae_candidate("untrained", sae_config.hook_point, untrained));
+    add("untrained", untrained);
     candidates.back().baseline_of = sae_config.name;
     const sae::InferenceSae shuffled = shuffle_decoder_rows(trained, sae_config.name, job.seed);
-    candidates.push_back(sae_candidate("shuffled_decoder", sae_config.hook_point, shuffled));
+    add("shuffled_decoder", shuffled);
     candidates.back().baseline_of = sae_config.name;
   }
   return candidates;

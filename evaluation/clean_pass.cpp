@@ -90,7 +90,7 @@ CleanPass run_clean(const host_model::TokenBatch& batch, const std::vector<HookP
 
   std::vector<at::Tensor> cache_activations;
   for (const HookPoint& point : cache_points)
-    cache_activations.push_back(clean.activations.at(point));
+    cache_activations.push_back(clean.activations.at(point).to(at::kCPU));
   const std::vector<std::uint8_t> is_kept =
       activation_cache::kept_positions(context.cache, tokenizer, batch.token_ids, batch.positions,
                                        cache_activations, context.norm_limits);
@@ -106,7 +106,7 @@ CleanPass run_clean(const host_model::TokenBatch& batch, const std::vector<HookP
 at::Tensor run_spliced(const CleanPass& clean, const HookPoint& point,
                        const at::Tensor& replacement, host_model::HostModel& model) {
   const at::Tensor patched = clean.activations.at(point).clone();
-  patched.index_copy_(0, clean.kept_rows, replacement);
+  patched.index_copy_(0, clean.kept_rows.to(patched.device()), replacement.to(patched.device()));
   host_model::ForwardRequest request;
   request.want_final = true;
   if (feeds_next_block(point, model.info().n_blocks)) {

@@ -28,7 +28,7 @@ std::map<HookPoint, at::Tensor> run_context(const std::vector<std::int32_t>& ids
   for (const HookPoint& point : points) {
     // The model may go on to work in the tensor that it shows.
     request.hooks[point] = [&activations, point](const at::Tensor& activation) {
-      activations[point] = activation.to(at::kFloat).clone().contiguous();
+      activations[point] = activation.to(at::kCPU, at::kFloat).clone().contiguous();
       return at::Tensor();
     };
   }

@@ -18,6 +18,10 @@ void EvaluationConfig::declare(FieldVisitor& fields) {
                         "rows beside every SAE"});
 }
 
+Reconstruction Reconstruction::on_host() const {
+  return {recon.to(at::kCPU), latent_acts.defined() ? latent_acts.to(at::kCPU) : latent_acts};
+}
+
 Candidate sae_candidate(const std::string& name, const std::string& hook_point,
                         const sae::InferenceSae& sae) {
   Candidate out;
@@ -26,7 +30,7 @@ Candidate sae_candidate(const std::string& name, const std::string& hook_point,
   out.d_in = sae.d_in();
   out.n_latents = sae.n_latents();
   out.apply = [sae](const at::Tensor& x) {
-    const at::Tensor latent_acts = sae.encode_dense(x);
+    const at::Tensor latent_acts = sae.encode_dense(x.to(sae.W_enc.device()));
     return Reconstruction{sae.decode_dense(latent_acts), latent_acts};
   };
   return out;

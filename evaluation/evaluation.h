@@ -27,6 +27,7 @@ struct EvaluationConfig {
 struct Reconstruction {
   at::Tensor recon;        // [N, d_in] float32
   at::Tensor latent_acts;  // [N, n_latents] float32; undefined when there are no latents
+  Reconstruction on_host() const;
 };
 
 /// Something that reconstructs the activations of a hook point: an SAE, or a baseline to compare it
@@ -37,14 +38,14 @@ struct Candidate {
   std::string hook_point;   // one of the cache's
   std::int64_t d_in = 0;
   std::int64_t n_latents = 0;  // 0 when there are no latents
-  /// x [N, d_in] float32, raw activations. Row by row: what a row becomes does not depend on the
-  /// others.
+  /// x [N, d_in] float32, raw activations, on any device; the result lies where the candidate
+  /// works. Row by row: what a row becomes does not depend on the others.
   std::function<Reconstruction(const at::Tensor& x)> apply;
   /// What else the figures should say, e.g. {"n_components": 32, "l0": 32} of PCA.
   Json facts = Json::object();
 };
 
-/// `sae` is kept by the candidate.
+/// `sae` is kept by the candidate, which works on the device of its weights.
 Candidate sae_candidate(const std::string& name, const std::string& hook_point,
                         const sae::InferenceSae& sae);
 

@@ -188,11 +188,13 @@ void Evaluator::measure_candidate(std::size_t index, Round& round) {
         if (!round.has_batch) return;
         const auto begin = std::chrono::steady_clock::now();
         const host_model::HookPoint& point = hook_points_[hook_of_candidate_[index]];
+        const at::Tensor& activations = round.clean.activations.at(point);
         const at::Tensor x =
-            round.clean.activations.at(point).index_select(0, round.clean.kept_rows);
+            activations.index_select(0, round.clean.kept_rows.to(activations.device()));
         const Reconstruction made = candidate.apply(x);
+        const Reconstruction measured = made.on_host();
         part.emplace(candidate.d_in, candidate.n_latents);
-        part->add(x, made.recon, made.latent_acts);
+        part->add(x.to(at::kCPU), measured.recon, measured.latent_acts);
         round.finals.push_back(run_spliced(round.clean, point, made.recon, *model_));
         candidate_seconds_[index] += seconds_since(begin);
       },

@@ -41,7 +41,7 @@ struct Distribution {
 
 Distribution distribution_of(const at::Tensor& rows, host_model::HostModel& model) {
   Distribution out;
-  out.logits = model.unembed(rows).contiguous();
+  out.logits = model.unembed(rows).to(at::kCPU).contiguous();
   const std::int64_t n_rows = out.logits.size(0);
   const std::int64_t n_vocabulary = out.logits.size(1);
   const at::Tensor highest = out.logits.amax(1, /*keepdim=*/true);
@@ -58,6 +58,10 @@ Distribution distribution_of(const at::Tensor& rows, host_model::HostModel& mode
     }
   });
   return out;
+}
+
+at::Tensor select_rows(const at::Tensor& values, const at::Tensor& rows) {
+  return values.index_select(0, rows.to(values.device()));
 }
 
 double cross_entropy(const Distribution& run, std::int64_t row, std::int64_t target) {
@@ -96,7 +100,7 @@ std::vector<OutputLosses> output_losses(const at::Tensor& clean_final,
   for (std::int64_t start = 0; start < n_rows; start += chunk) {
     const std::int64_t count = std::min(chunk, n_rows - start);
     const at::Tensor rows = prediction_rows.narrow(0, start, count);
-    const Distribution clean = distribution_of(clean_final.index_select(0, rows), model);
+    const Distribution clean = distribution_of(select_rows(clean_final, rows), model);
     const auto fill = [&](const Distribution& run, OutputLosses& losses, bool is_clean) {
       double* ce = losses.cross_entropy.mutable_data_ptr<double>() + start;
       double* kl = losses.kl_divergence.mutable_data_ptr<double>() + start;
@@ -109,7 +113,7 @@ std::vector<OutputLosses> output_losses(const at::Tensor& clean_final,
     };
     fill(clean, out[0], true);
     for (std::size_t run = 0; run < runs.size(); ++run) {
-      fill(distribution_of(runs[run].index_select(0, rows), model), out[run + 1], false);
+      fill(distribution_of(select_rows(runs[run], rows), model), out[run + 1], false);
     }
   }
   return out;

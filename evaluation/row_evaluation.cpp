@@ -98,7 +98,7 @@ class RowEvaluator {
           [&] {
             if (!has_batch || x[hooks_[i]].size(0) == 0) return;
             const auto begin = std::chrono::steady_clock::now();
-            const Reconstruction made = candidates_[i].apply(x[hooks_[i]]);
+            const Reconstruction made = candidates_[i].apply(x[hooks_[i]]).on_host();
             part.emplace(candidates_[i].d_in, candidates_[i].n_latents);
             part->add(x[hooks_[i]], made.recon, made.latent_acts);
             seconds_[i] += seconds_since(begin);

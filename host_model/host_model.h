@@ -43,6 +43,7 @@ struct HostModelInfo {
   /// and their index.
   std::string fingerprint;
   Dtype dtype = Dtype::kFloat32;  // of weights and computation; activations come as float32
+  Device device = Device::kCpu;   // where weights are, and all that a pass computes
   std::int64_t n_blocks = 0;
   std::int64_t d_model = 0;
   std::int64_t n_vocabulary = 0;
@@ -55,7 +56,7 @@ struct HostModelInfo {
 /// Contexts to run. Attention is causal and never crosses documents: a token sees the tokens of its
 /// context with the same document number at positions not after its own. Rotary positions are
 /// `positions`.
-struct TokenBatch {
+struct TokenBatch {      // host memory, whatever the model's device
   at::Tensor token_ids;  // [n_contexts, context_tokens] int64
   at::Tensor positions;  // [n_contexts, context_tokens] int64
   at::Tensor documents;  // [n_contexts, context_tokens] int64
@@ -63,7 +64,7 @@ struct TokenBatch {
 
 /// Called with the activation [n_contexts * context_tokens, width] float32 at a hook point. Returns
 /// an undefined tensor to leave it as it is, or a tensor of the same shape that replaces it for
-/// everything after.
+/// everything after. The activation lies on the model's device; a replacement may lie anywhere.
 using HookFunction = std::function<at::Tensor(const at::Tensor& activation)>;
 
 struct ForwardRequest {
@@ -77,6 +78,7 @@ struct ForwardRequest {
 };
 
 /// Members may be called from several threads at once; each pass has its own working memory.
+/// Tensors that are given may lie on any device, those that are returned lie on the model's.
 class HostModel {
  public:
   virtual ~HostModel() = default;
@@ -88,19 +90,21 @@ class HostModel {
   /// Logits [rows, n_vocabulary] of rows of ln_final.hook_normalized.
   virtual at::Tensor unembed(const at::Tensor& final_normalized) = 0;
   /// [n_vocabulary, d_model] float32, made anew at each call: the matrix that unembed multiplies
-  /// with, ln_final's weights folded into it (for logit effects).
+  /// with, ln_final's weights folded into it (for logit effects). In host memory.
   virtual at::Tensor unembedding() const = 0;
 };
 
 /// Next-token cross-entropy in nats, per position, logits computed in chunks so that [tokens,
 /// n_vocabulary] never exists at once. `rows` are ln_final.hook_normalized, `targets` int64 the
-/// next token of each; returns float64 [rows].
+/// next token of each; returns float64 [rows] in host memory.
 at::Tensor next_token_losses(HostModel& model, const at::Tensor& rows, const at::Tensor& targets);
 
 /// Loads a model. The family comes through the registry from general.architecture of a GGUF file or
 /// model_type in the config.json of a folder; ConfigError naming those that are known if it is not.
 /// DataError for files that are damaged, do not fit together, or ask for what is not computed here.
-std::unique_ptr<HostModel> load_host_model(const HostModelConfig& config);
+/// `device` is where the weights go, with CUDA the calling thread's current GPU.
+std::unique_ptr<HostModel> load_host_model(const HostModelConfig& config,
+                                           Device device = Device::kCpu);
 /// Names in the registry, for messages and docs.
 std::vector<std::string> host_families();
 

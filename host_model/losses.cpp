@@ -37,7 +37,7 @@ at::Tensor next_token_losses(HostModel& model, const at::Tensor& rows, const at:
                  "next_token_losses: one target for each row");
   const std::int64_t n_rows = rows.size(0);
   const std::int64_t n_vocabulary = model.info().n_vocabulary;
-  const at::Tensor ids = targets.to(at::kLong).contiguous();
+  const at::Tensor ids = targets.to(at::kCPU, at::kLong).contiguous();
   THRESHER_CHECK(n_rows == 0 || (ids.min().item<std::int64_t>() >= 0 &&
                                  ids.max().item<std::int64_t>() < n_vocabulary),
                  "next_token_losses: a target is not in the vocabulary");
@@ -45,7 +45,7 @@ at::Tensor next_token_losses(HostModel& model, const at::Tensor& rows, const at:
   const std::int64_t chunk = std::max(kMinChunkRows, kChunkLogits / n_vocabulary);
   for (std::int64_t start = 0; start < n_rows; start += chunk) {
     const std::int64_t count = std::min(chunk, n_rows - start);
-    at::Tensor logits = model.unembed(rows.narrow(0, start, count));
+    at::Tensor logits = model.unembed(rows.narrow(0, start, count)).to(at::kCPU);
     const at::Tensor target_ids = ids.narrow(0, start, count);
     const at::Tensor highest = logits.amax(1);
     const at::Tensor of_target = logits.gather(1, target_ids.unsqueeze(1)).squeeze(1);

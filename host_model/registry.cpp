@@ -80,8 +80,9 @@ std::vector<std::string> host_families() {
   return names;
 }
 
-std::unique_ptr<HostModel> load_host_model(const HostModelConfig& config) {
+std::unique_ptr<HostModel> load_host_model(const HostModelConfig& config, Device device) {
   LoadRequest request;
+  request.device = device;
   request.dtype = parse_dtype(config.dtype);
   THRESHER_CHECK(request.dtype != Dtype::kFloat16, "a host model in float16");
   return std::filesystem::is_directory(config.weights) ? load_folder(config.weights, request)

@@ -52,7 +52,16 @@ void normalise(const at::Tensor& x, const at::Tensor& weight, double epsilon, at
 
 }  // namespace
 
+void rms_norm_by_operators(const at::Tensor& x, const at::Tensor& weight, double epsilon,
+                           at::Tensor& out) {
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor scale = at::rsqrt(wide.square().mean(1, /*keepdim=*/true) + epsilon);
+  const at::Tensor normed = (wide * scale).to(x.scalar_type());
+  out.copy_(weight.defined() ? normed * weight : normed);
+}
+
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, at::Tensor& out) {
+  if (!x.is_cpu()) return rms_norm_by_operators(x, weight, epsilon, out);
   if (x.scalar_type() == at::kBFloat16) {
     normalise<at::BFloat16>(x, weight, epsilon, out);
   } else {

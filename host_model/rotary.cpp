@@ -83,8 +83,24 @@ RotaryTable make_rotary_table(const at::Tensor& positions, const at::Tensor& fre
   return {rounded(at::cos(angles)), rounded(at::sin(angles))};
 }
 
+void apply_rotary_by_operators(const RotaryTable& table, std::int64_t n_rotated_heads,
+                               std::int64_t d_head, at::Tensor& qkv) {
+  const std::int64_t half = d_head / 2;
+  const at::Tensor heads =
+      qkv.narrow(1, 0, n_rotated_heads * d_head).view({qkv.size(0), n_rotated_heads, 2, half});
+  // The table of a bfloat16 model holds bfloat16 values.
+  const at::Tensor cosines = table.cosines.to(qkv.scalar_type()).unsqueeze(1);
+  const at::Tensor sines = table.sines.to(qkv.scalar_type()).unsqueeze(1);
+  const at::Tensor a = heads.select(2, 0), b = heads.select(2, 1);
+  const at::Tensor first = a * cosines - b * sines;
+  const at::Tensor second = b * cosines + a * sines;
+  a.copy_(first);
+  b.copy_(second);
+}
+
 void apply_rotary(const RotaryTable& table, std::int64_t n_rotated_heads, std::int64_t d_head,
                   at::Tensor& qkv) {
+  if (!qkv.is_cpu()) return apply_rotary_by_operators(table, n_rotated_heads, d_head, qkv);
   if (qkv.scalar_type() == at::kBFloat16) {
     rotate<at::BFloat16>(table, n_rotated_heads, d_head, qkv);
   } else {

@@ -26,8 +26,13 @@ RotaryTable make_rotary_table(const at::Tensor& positions, const at::Tensor& fre
 
 /// Rotates the first `n_rotated_heads` heads of every row of `qkv` [tokens, width] in place: value
 /// i of a head pairs with value i + d_head / 2. `qkv` is float32 or bfloat16; bfloat16 is rounded
-/// after each product and after the sum.
+/// after each product and after the sum. On another device than the CPU it is
+/// apply_rotary_by_operators.
 void apply_rotary(const RotaryTable& table, std::int64_t n_rotated_heads, std::int64_t d_head,
                   at::Tensor& qkv);
+
+/// The same by LibTorch's operators on any device, with the same rounding.
+void apply_rotary_by_operators(const RotaryTable& table, std::int64_t n_rotated_heads,
+                               std::int64_t d_head, at::Tensor& qkv);
 
 }  // namespace thresher::host_model

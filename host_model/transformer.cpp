@@ -36,10 +36,10 @@ bool is_shared(const at::Tensor& tensor) {
 }
 
 at::Tensor& prepare(at::Tensor& buffer, std::int64_t rows, std::int64_t columns,
-                    at::ScalarType dtype) {
+                    const at::TensorOptions& options) {
   if (!buffer.defined() || buffer.size(0) != rows || buffer.size(1) != columns ||
       is_shared(buffer)) {
-    buffer = at::empty({rows, columns}, dtype);
+    buffer = at::empty({rows, columns}, options);
   }
   return buffer;
 }
@@ -96,7 +96,7 @@ class Transformer::Pass {
         batch_(batch),
         request_(request),
         workspace_(workspace),
-        dtype_(model.weights_.embedding.scalar_type()) {
+        options_(model.weights_.embedding.options()) {
     check_batch();
     check_request();
     last_stage_ = request.want_final ? stage_of({Site::kFinalNormalized, -1}, shape_.n_blocks) : -1;
@@ -109,7 +109,8 @@ class Transformer::Pass {
     if (last_stage_ < 0) return {};
     start();
     if (needs({Site::kAttnOut, request_.first_block})) {
-      rotary_ = make_rotary_table(batch_.positions, model_.rotary_frequencies_, model_.info_.dtype);
+      rotary_ = make_rotary_table(batch_.positions.to(options_.device()),
+                                  model_.rotary_frequencies_, model_.info_.dtype);
     }
     for (std::int64_t block = request_.first_block; block < shape_.n_blocks; ++block) {
       if (!needs({Site::kResidPre, block})) return {};
@@ -169,11 +170,12 @@ class Transformer::Pass {
 
   void start() {
     if (request_.resid_pre.defined()) {
-      residual_ = request_.resid_pre.to(dtype_).contiguous();
+      residual_ = request_.resid_pre.to(options_).contiguous();
       may_overwrite_residual_ = false;
       return;
     }
-    residual_ = model_.weights_.embedding.index_select(0, batch_.token_ids.reshape({-1}));
+    residual_ = model_.weights_.embedding.index_select(
+        0, batch_.token_ids.reshape({-1}).to(options_.device()));
     visit_residual({Site::kEmbed, -1});
   }
 
@@ -185,7 +187,7 @@ class Transformer::Pass {
     if (!replacement.defined()) return activation;
     THRESHER_CHECK(replacement.sizes() == activation.sizes(),
                    fmt::format("the replacement at {} has another shape", point.name()));
-    return replacement.to(dtype_).contiguous();
+    return replacement.to(options_).contiguous();
   }
 
   void visit_residual(const HookPoint& point) {
@@ -217,7 +219,7 @@ class Transformer::Pass {
   }
 
   at::Tensor& buffer(at::Tensor Workspace::*place, std::int64_t columns) {
-    return prepare(workspace_.*place, residual_.size(0), columns, dtype_);
+    return prepare(workspace_.*place, residual_.size(0), columns, options_);
   }
 
   /// Windows that reach over the whole context are no windows.
@@ -225,7 +227,7 @@ class Transformer::Pass {
     std::int64_t window = shape_.attention_window(block);
     if (window >= batch_.documents.size(1)) window = 0;
     at::Tensor& made = masks_[window];
-    if (!made.defined()) made = make_attention_mask(batch_.documents, window).to(dtype_);
+    if (!made.defined()) made = make_attention_mask(batch_.documents, window).to(options_);
     return made;
   }
 
@@ -261,7 +263,7 @@ class Transformer::Pass {
   const TokenBatch& batch_;
   const ForwardRequest& request_;
   Workspace& workspace_;
-  const at::ScalarType dtype_;
+  const at::TensorOptions options_;  // type and device
   std::int64_t last_stage_ = -1;
   at::Tensor residual_;  // [tokens, d_model]
   bool may_overwrite_residual_ = true;
@@ -296,12 +298,14 @@ Transformer::Transformer(HostModelInfo info, const TransformerShape& shape,
     : info_(std::move(info)),
       shape_(shape),
       weights_(std::move(weights)),
-      rotary_frequencies_(rotary_frequencies(shape.d_head, shape.rope_base, shape.rope_scaling)) {
+      rotary_frequencies_(rotary_frequencies(shape.d_head, shape.rope_base, shape.rope_scaling)
+                              .to(weights_.embedding.device())) {
   info_.n_blocks = shape_.n_blocks;
   info_.d_model = shape_.d_model;
   info_.n_vocabulary = shape_.n_vocabulary;
   info_.max_context_tokens = shape_.max_context_tokens;
   const bool is_bfloat16 = weights_.embedding.scalar_type() == at::kBFloat16;
+  info_.device = weights_.embedding.is_cuda() ? Device::kCuda : Device::kCpu;
   info_.dtype = is_bfloat16 ? Dtype::kBfloat16 : Dtype::kFloat32;
   info_.parameter_bytes =
       count_parameters(weights_) * static_cast<std::int64_t>(dtype_bytes(info_.dtype));
@@ -319,13 +323,13 @@ at::Tensor Transformer::forward(const TokenBatch& batch, const ForwardRequest& r
 
 at::Tensor Transformer::unembed(const at::Tensor& final_normalized) {
   const at::NoGradGuard no_grad;
-  const at::Tensor rows = final_normalized.to(weights_.final_norm.scalar_type());
+  const at::Tensor rows = final_normalized.to(weights_.final_norm.options());
   return at::mm(rows * weights_.final_norm, weights_.unembedding.t()).to(at::kFloat);
 }
 
 at::Tensor Transformer::unembedding() const {
   const at::NoGradGuard no_grad;
-  return weights_.unembedding.to(at::kFloat) * weights_.final_norm.to(at::kFloat);
+  return (weights_.unembedding.to(at::kFloat) * weights_.final_norm.to(at::kFloat)).to(at::kCPU);
 }
 
 std::unique_ptr<Workspace> Transformer::take_workspace() {

@@ -38,10 +38,10 @@ struct TransformerWeights {
 
 struct Workspace;
 
-/// The forward pass on the CPU, in the type of the weights. In bfloat16 every operation rounds
-/// where `transformers` in bfloat16 rounds; what hooks, callers and unembed see is float32 all the
-/// same, and replacements are rounded on the way back. A token's bits depend on its context and,
-/// through the blocking of the matrix products, possibly on the number of tokens in the batch;
+/// The forward pass in the type, and on the device, of the weights. In bfloat16 every operation
+/// rounds where `transformers` in bfloat16 rounds; what hooks, callers and unembed see is float32
+/// all the same, and replacements are rounded on the way back. A token's bits depend on its context
+/// and, through the blocking of the matrix products, possibly on the number of tokens in the batch;
 /// never on the hooks asked for.
 class Transformer : public HostModel {
  public:

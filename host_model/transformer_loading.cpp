@@ -107,6 +107,21 @@ class Loader {
   std::string prefix_;
 };
 
+void move_to_gpu(TransformerWeights& weights) {
+  const bool is_tied = weights.unembedding.is_same(weights.embedding);
+  std::vector<at::Tensor*> tensors{&weights.embedding, &weights.final_norm};
+  if (!is_tied) tensors.push_back(&weights.unembedding);
+  for (BlockWeights& block : weights.blocks) {
+    for (at::Tensor* tensor : {&block.attn_norm, &block.qkv, &block.qkv_bias, &block.attn_out,
+                               &block.attn_out_bias, &block.mlp_norm, &block.gate_up,
+                               &block.gate_up_bias, &block.mlp_out, &block.mlp_out_bias}) {
+      if (tensor->defined()) tensors.push_back(tensor);
+    }
+  }
+  for (at::Tensor* tensor : tensors) *tensor = tensor->to(at::kCUDA);
+  if (is_tied) weights.unembedding = weights.embedding;
+}
+
 }  // namespace
 
 std::unique_ptr<HostModel> load_transformer(const TransformerShape& shape, WeightSource& source,
@@ -114,6 +129,7 @@ std::unique_ptr<HostModel> load_transformer(const TransformerShape& shape, Weigh
   const at::NoGradGuard no_grad;
   TransformerWeights weights = Loader(shape, source, request.dtype).weights();
   source.check_all_read();
+  if (request.device == Device::kCuda) move_to_gpu(weights);
   return std::make_unique<Transformer>(request.info, shape, std::move(weights));
 }
 

@@ -32,10 +32,11 @@ class WeightSource {
 struct LoadRequest {
   HostModelInfo info;  // family and fingerprint
   Dtype dtype = Dtype::kFloat32;
+  Device device = Device::kCpu;
 };
 
 /// Reads all weights of `shape` and makes the model. Each tensor is checked before memory is taken
-/// for it and read straight into its place.
+/// for it and read straight into its place in host memory; then they go to the device together.
 std::unique_ptr<HostModel> load_transformer(const TransformerShape& shape, WeightSource& source,
                                             const LoadRequest& request);
 

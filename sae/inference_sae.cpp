@@ -6,20 +6,23 @@
 
 #include "core/error.h"
 #include "kernels/topk.h"
+#include "sae/exec.h"
 
 namespace thresher::sae {
 namespace {
 
 SparseLatents select_top(const at::Tensor& pre_acts, std::int64_t k) {
   const std::int64_t rows = pre_acts.size(0);
-  SparseLatents out{at::empty({rows, k}, at::kInt), at::empty({rows, k}, at::kFloat)};
-  kernels::topk({}, rows, pre_acts.size(1), k, pre_acts.const_data_ptr<float>(),
+  const at::TensorOptions options = pre_acts.options();
+  SparseLatents out{at::empty({rows, k}, options.dtype(at::kInt)), at::empty({rows, k}, options)};
+  kernels::topk(exec_of(pre_acts), rows, pre_acts.size(1), k, pre_acts.const_data_ptr<float>(),
                 out.values.mutable_data_ptr<float>(), out.indices.mutable_data_ptr<std::int32_t>());
   out.values.relu_();
   return out;
 }
 
-SparseLatents keep_active(const at::Tensor& latent_acts) {
+SparseLatents keep_active(const at::Tensor& on_device) {
+  const at::Tensor latent_acts = on_device.to(at::kCPU).contiguous();
   const std::int64_t rows = latent_acts.size(0);
   const std::int64_t cols = latent_acts.size(1);
   std::int64_t width = 0;
@@ -38,10 +41,18 @@ SparseLatents keep_active(const at::Tensor& latent_acts) {
       ++slot;
     }
   }
-  return out;
+  return {out.indices.to(on_device.device()), out.values.to(on_device.device())};
 }
 
 }  // namespace
+
+InferenceSae InferenceSae::on(Device device) const {
+  InferenceSae out = *this;
+  for (at::Tensor* tensor : {&out.W_enc, &out.b_enc, &out.W_dec, &out.b_dec, &out.threshold}) {
+    if (tensor->defined()) *tensor = tensor->to(device == Device::kCuda ? at::kCUDA : at::kCPU);
+  }
+  return out;
+}
 
 at::Tensor InferenceSae::pre_acts(const at::Tensor& x) const {
   THRESHER_CHECK(x.dim() == 2 && x.size(1) == d_in() && x.scalar_type() == at::kFloat,

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "core/device.h"
 #include "core/json.h"
 
 namespace thresher::sae {
@@ -51,6 +52,9 @@ class InferenceSae {
   SparseLatents encode_sparse(const at::Tensor& x) const;
   at::Tensor decode_dense(const at::Tensor& latent_acts) const;
   at::Tensor reconstruct(const at::Tensor& x) const { return decode_dense(encode_dense(x)); }
+  /// The same with its tensors on `device` (with CUDA the current GPU), which then takes and gives
+  /// tensors there.
+  InferenceSae on(Device device) const;
 };
 
 /// `folder`/cfg.json and `folder`/sae_weights.safetensors as sae-lens >= 6 writes and reads them.

@@ -56,9 +56,15 @@ std::unique_ptr<SaeConfig> default_sae_config(const std::string& type) {
   return config;
 }
 
-std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int64_t d_in) {
+std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int64_t d_in,
+                                               const TrainingPlace& place) {
   const Variant* variant = find_variant(config.type);
   THRESHER_CHECK(variant != nullptr, "no SAE variant of this type: " + config.type);
+  if (place.device != Device::kCpu) {
+    throw ConfigError(
+        fmt::format("sae {}: type {} cannot be trained on cuda yet", config.name, config.type),
+        "run.device: cpu; harvest and evaluation work on cuda");
+  }
   return variant->make_training_sae(config, d_in);
 }
 

@@ -9,6 +9,7 @@
 
 #include "activation_cache/activation_source.h"
 #include "comm/communicator.h"
+#include "core/device.h"
 #include "core/json.h"
 #include "sae/inference_sae.h"
 #include "sae/sae_config.h"
@@ -118,8 +119,16 @@ class TrainingSae {
   std::int64_t n_latents_ = 0;
 };
 
+/// Where and in which number types an SAE is trained.
+struct TrainingPlace {
+  Device device = Device::kCpu;  // with CUDA the current GPU of the calling thread
+  /// The encoder product takes operands rounded to bfloat16; weights stay float32.
+  bool has_bfloat16_encoder = false;
+};
+
 /// Through the registry. ConfigError when the config cannot work at this width (k > n_latents,
-/// aux_k > n_latents).
-std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int64_t d_in);
+/// aux_k > n_latents) or the variant cannot be trained at this place.
+std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int64_t d_in,
+                                               const TrainingPlace& place = {});
 
 }  // namespace thresher::sae

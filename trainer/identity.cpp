@@ -14,7 +14,6 @@ namespace {
 // continued half one way and half the other.
 constexpr int kStepNumericsVersion = 2;
 
-
 Json deciding_fields(TrainConfig config) {
   ConfigWriter writer;
   config.declare(writer);
@@ -42,6 +41,9 @@ void add_missing(Json& fields, const Json& defaults) {
 /// holds its default, because the default of a new field is what was done before it.
 Json completed(Json saved) {
   if (!saved.is_object()) return saved;
+  // Before there was a choice all was trained on the CPU.
+  const Json on_cpu = Json::object({{"device", std::string(device_name(Device::kCpu))}});
+  if (saved.find("run") != nullptr) add_missing(saved["run"], on_cpu);
   if (saved.find("train") != nullptr) add_missing(saved["train"], deciding_fields({}));
   const Json* list = saved.find("sae");
   if (list == nullptr || !list->is_array()) return saved;
@@ -68,9 +70,11 @@ Json training_identity(const TrainJob& job, const activation_cache::ActivationSo
     config->declare(writer);
     saes.push_back(writer.json());
   }
+  const Json run =
+      Json::object({{"seed", job.seed}, {"device", std::string(device_name(job.device))}});
   const Json identity = Json::object({{"numerics_version", kNumericsVersion},
                                       {"step_numerics_version", kStepNumericsVersion},
-                                      {"run", Json::object({{"seed", job.seed}})},
+                                      {"run", run},
                                       {"source", source.identity()},
                                       {"sae", saes},
                                       {"train", deciding_fields(job.config)}});

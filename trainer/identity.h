@@ -8,9 +8,9 @@
 
 namespace thresher::trainer {
 
-/// Everything a run's numbers depend on: {"numerics_version", "run": {"seed"}, "source", "sae":
-/// [...], "train": {...}}. Fields of `train` that only say when to save or to log are left out, and
-/// so are device, ranks, threads and folders.
+/// Everything a run's numbers depend on: {"numerics_version", "run": {"seed", "device"}, "source",
+/// "sae": [...], "train": {...}}. Fields of `train` that only say when to save or to log are left
+/// out, and so are ranks, threads and folders.
 Json training_identity(const TrainJob& job, const activation_cache::ActivationSource& source);
 
 /// ConfigError naming the first difference unless the identities are equal. Fields that `saved`

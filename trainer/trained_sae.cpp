@@ -33,6 +33,8 @@ std::int64_t dead_window_tokens(const sae::SaeConfig& config, const TrainConfig&
   return *config.dead_window_tokens;
 }
 
+sae::TrainingPlace training_place(const TrainJob& job) { return {.device = job.device}; }
+
 std::vector<TrainedSae> make_trained_saes(const TrainJob& job,
                                           activation_cache::ActivationSource& source) {
   std::vector<TrainedSae> saes;
@@ -42,7 +44,8 @@ std::vector<TrainedSae> make_trained_saes(const TrainJob& job,
     trained.name = config.name;
     trained.hook_index = source.hook_index(config.hook_point);
     trained.dead_window_tokens = dead_window_tokens(config, job.config, i);
-    trained.sae = sae::make_training_sae(config, source.hook_points()[trained.hook_index].d_in);
+    trained.sae = sae::make_training_sae(config, source.hook_points()[trained.hook_index].d_in,
+                                         training_place(job));
     trained.step = std::make_unique<Step>(*trained.sae, config_of(job.config, config));
     trained.transform = sae::make_input_transform(config, source.statistics(trained.hook_index));
     saes.push_back(std::move(trained));

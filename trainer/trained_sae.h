@@ -35,6 +35,8 @@ std::int64_t dead_window_tokens(const sae::SaeConfig& config, const TrainConfig&
 /// Makes every SAE of the job, its parameters not yet set.
 std::vector<TrainedSae> make_trained_saes(const TrainJob& job,
                                           activation_cache::ActivationSource& source);
+/// Where the job's SAEs are trained, and in which types.
+sae::TrainingPlace training_place(const TrainJob& job);
 /// First weights, from the seed and a sample of the source's rows: the same on every rank.
 void initialise(TrainedSae& trained, const TrainJob& job,
                 activation_cache::ActivationSource& source);

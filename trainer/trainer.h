@@ -8,6 +8,7 @@
 
 #include "activation_cache/activation_source.h"
 #include "comm/communicator.h"
+#include "core/device.h"
 #include "core/json.h"
 #include "sae/sae_config.h"
 #include "trainer/train_config.h"
@@ -29,6 +30,7 @@ struct TrainJob {
   /// Goes into the line of timing.jsonl that says when and where training began: versions, command.
   Json start_facts = Json::object();
   bool fresh = false;
+  Device device = Device::kCpu;  // with CUDA the current GPU of the rank's thread
 };
 
 struct TrainResult {

@@ -100,7 +100,11 @@ Opening open_folder(const std::filesystem::path& dir, const CacheIdentity& ident
   // Twice: another harvest may have ended between the look and the lock.
   for (int look = 0; look < 2; ++look) {
     if (std::filesystem::exists(dir / kIdentityFile)) {
-      check_same_identity(dir, read_cache_identity(dir), identity);
+      const Json written = read_cache_identity(dir);
+      CacheIdentity wanted = identity;
+      // Rows of a complete cache are not computed again, so any device may work with them.
+      if (is_cache_complete(dir)) wanted.host_device = read_identity(dir).host_device;
+      check_same_identity(dir, written, wanted);
       const CacheIdentity found = read_identity(dir);
       opening.norm_limits = found.norm_limits;
       opening.are_limits_known = true;

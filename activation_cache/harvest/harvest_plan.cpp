@@ -89,6 +89,7 @@ CacheIdentity plan_cache(const CacheConfig& config, const corpus::PackedContexts
   identity.host_family = model.info().family;
   identity.host_fingerprint = model.info().fingerprint;
   identity.host_dtype = model.info().dtype;
+  identity.host_device = model.info().device;
   std::set<std::string> names;
   for (const std::string& name : config.hook_points) {
     const host_model::HookPoint hook = host_model::HookPoint::parse(name);

@@ -216,6 +216,25 @@ TEST_F(Harvest, OfACompleteCacheDoesNothing) {
   }
 }
 
+TEST_F(Harvest, GoesOnOnTheDeviceThatBeganButACompleteCacheServesAll) {
+  HarvestSetup on_gpu = setup();
+  on_gpu.prepare_host = [](FakeHost& host, int) {
+    host.pretend_device(Device::kCuda);
+    host.before_pass = [](int number) {
+      if (number == 3) set_stop_requested(true);
+    };
+  };
+  first_line_of<StoppedBySignal>([&] { run_harvest(on_gpu); });
+  set_stop_requested(false);
+  EXPECT_EQ(first_line_of<ConfigError>([&] { run_harvest(setup()); }),
+            (folder_ / "cache.json").string() +
+                ": this cache was made with other settings: host_model.device: \"cuda\", absent");
+  on_gpu.prepare_host = [](FakeHost& host, int) { host.pretend_device(Device::kCuda); };
+  EXPECT_FALSE(run_harvest(on_gpu).was_complete);
+  EXPECT_TRUE(run_harvest(setup()).was_complete);
+  EXPECT_EQ(read_identity(folder_.path()).host_device, Device::kCuda);
+}
+
 TEST_F(Harvest, RefusesACacheMadeWithOtherSettings) {
   run_harvest(setup());
   const std::string where =

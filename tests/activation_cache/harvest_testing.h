@@ -30,6 +30,7 @@ class FakeTokenizer : public corpus::Tokenizer {
 class FakeHost : public host_model::HostModel {
  public:
   explicit FakeHost(Dtype dtype = Dtype::kFloat32);
+  void pretend_device(Device device) { info_.device = device; }
   const host_model::HostModelInfo& info() const override { return info_; }
   at::Tensor forward(const host_model::TokenBatch& batch,
                      const host_model::ForwardRequest& request) override;

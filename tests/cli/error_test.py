@@ -127,7 +127,7 @@ class ConfigErrors(ProgramTest):
 
     def test_device_cuda(self):
         self.expect_config_error("  seed: 42", "  device: cuda", "cuda",
-                                 "run.device = cuda cannot train: this version trains on the CPU")
+                                 "run.device = cuda: this build has no CUDA")
 
     def test_unsafe_run_name(self):
         self.expect_config_error("name: tiny", "name: ../x", "../x", 'run.name = "../x" cannot name a folder')

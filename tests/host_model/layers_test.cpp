@@ -42,6 +42,35 @@ TEST(RmsNorm, RoundsBeforeAndAfterTheWeightsInBfloat16) {
   EXPECT_GT(out.eq(normed.to(at::kBFloat16) * weight).sum().item<int>(), 115);
 }
 
+TEST(RmsNorm, ByOperatorsIsTheSameWithinRounding) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor x = at::linspace(-2, 5, 3 * 40).view({3, 40}).sin().to(type);
+    const at::Tensor weight = at::linspace(0.5, 1.5, 40).to(type);
+    for (const at::Tensor& gains : {weight, at::Tensor()}) {
+      at::Tensor expected = at::empty_like(x), out = at::empty_like(x);
+      rms_norm(x, gains, 1e-6, expected);
+      rms_norm_by_operators(x, gains, 1e-6, out);
+      EXPECT_TRUE(at::allclose(out, expected, type == at::kFloat ? 1e-6 : 1e-2, 1e-7));
+    }
+  }
+}
+
+TEST(Rotary, ByOperatorsHasTheSameBits) {
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBfloat16}) {
+    const at::ScalarType type = dtype == Dtype::kFloat32 ? at::kFloat : at::kBFloat16;
+    const RotaryTable table =
+        make_rotary_table(at::arange(5, at::kLong), rotary_frequencies(8, 10'000, {}), dtype);
+    at::Tensor expected = at::linspace(-3, 4, 5 * 32).view({5, 32}).sin().to(type);
+    at::Tensor qkv = expected.clone();
+    apply_rotary(table, 3, 8, expected);
+    apply_rotary_by_operators(table, 3, 8, qkv);
+    EXPECT_TRUE(at::equal(qkv, expected));
+    EXPECT_FALSE(
+        at::equal(qkv.narrow(1, 0, 24),
+                  at::linspace(-3, 4, 5 * 32).view({5, 32}).sin().to(type).narrow(1, 0, 24)));
+  }
+}
+
 TEST(Rotary, TurnsEachPairByPositionTimesItsFrequency) {
   // Heads of width 4: pair 0 is values 0 and 2 at frequency 1, pair 1 is values 1 and 3 at
   // frequency 1/100.

@@ -49,6 +49,7 @@ Json only(const Json& fields, const std::set<std::string>& names) {
 /// The identity as the first release wrote it.
 Json first_release(const Json& identity) {
   Json out = identity;
+  out["run"] = only(identity.at("run"), {"seed"});
   out["train"] = only(identity.at("train"), kFirstTrainFields);
   out["sae"] = Json::array();
   for (const Json& sae : identity.at("sae").as_array()) {
@@ -83,6 +84,13 @@ TEST_F(IdentityTest, RefusesANewFieldThatIsNotAtItsDefault) {
   job.saes[0]->train.learning_rate = 0.5;
   EXPECT_EQ(difference(job),
             "step-1: was made with another configuration: sae[0].learning_rate: \"auto\", 0.5");
+}
+
+TEST_F(IdentityTest, RefusesToGoOnWithOnADeviceWhatAnotherBegan) {
+  TrainJob job = tiny_job("", 40);
+  job.device = Device::kCuda;
+  EXPECT_EQ(difference(job),
+            "step-1: was made with another configuration: run.device: \"cpu\", \"cuda\"");
 }
 
 TEST_F(IdentityTest, RefusesAnOldFieldThatIsMissing) {
