@@ -93,6 +93,15 @@ void sort_pairs_by_latent_cuda(void*, std::int64_t, std::int64_t, std::int64_t, 
                                std::int32_t*) {
   refuse("sort_pairs_by_latent");
 }
+void mixed_residuals_cuda(void*, std::int64_t, std::int64_t, const std::int64_t*,
+                          const std::int32_t*, const float*, const std::uint16_t*, const float*,
+                          const float*, float*, std::uint16_t*, float*) {
+  refuse("sparse_residuals");
+}
+void mixed_gradients_cuda(void*, std::int64_t, std::int64_t, const MixedPairs&, float*, float*,
+                          float*) {
+  refuse("accumulate_gradients");
+}
 void encode_topk_cuda(void*, const EncoderOperands&, const TopKSlots&, const std::uint8_t*,
                       const TopKSlots*, std::int64_t*) {
   refuse("encode_topk");

@@ -77,7 +77,8 @@ struct LatentPairs {
 /// the lanes' partial sums are added along the binary tree over lanes. `n_lanes` is a power of two
 /// (the table `lanes` is host memory, what it points to lies on exec.device). Ranks that own
 /// contiguous subtrees get partial results that Communicator::all_reduce_sum completes to the same
-/// bits.
+/// bits. On CUDA a latent with many pairs (more than 256 and than a 512th of all) of a single lane
+/// is summed in eight equal parts, which are added in order.
 void accumulate_gradients(const Exec& exec, std::int64_t n_latents, std::int64_t d,
                           std::int64_t n_lanes, const LatentPairs* lanes, float* W_dec,
                           float* W_enc, float* b_enc);

@@ -1,5 +1,6 @@
 #include "kernels/detail/backends.h"
 #include "kernels/detail/cuda_support.h"
+#include "kernels/detail/latent_gradients_cuda.h"
 #include "kernels/detail/sparse_decode_device.h"
 
 namespace thresher::kernels::detail {
@@ -77,6 +78,11 @@ void accumulate_gradients_cuda(void* stream, std::int64_t n_latents, std::int64_
                                std::int64_t n_lanes, const LatentPairs* lanes, float* W_dec,
                                float* W_enc, float* b_enc) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  if (n_lanes == 1) {
+    const LatentPairs& pairs = lanes[0];
+    return sum_by_latent_cuda(cuda_stream, n_latents, d, pairs,
+                              addresses_of(pairs.residuals, pairs.inputs), W_dec, W_enc, b_enc);
+  }
   StreamBuffer<LatentPairs> table(n_lanes, cuda_stream, "accumulate_gradients");
   check_cuda(cudaMemcpyAsync(table.data(), lanes, n_lanes * sizeof(LatentPairs),
                              cudaMemcpyHostToDevice, cuda_stream),

@@ -4,6 +4,7 @@
 
 #include "kernels/adam.h"
 #include "kernels/encode_topk.h"
+#include "kernels/mixed_precision.h"
 #include "kernels/sparse_decode.h"
 
 // The two backends of every kernel. Arguments are checked by the dispatchers in kernels/*.cpp. This
@@ -116,6 +117,13 @@ void sort_pairs_by_latent_cuda(void* stream, std::int64_t rows, std::int64_t n_l
                                const std::int32_t* indices, const float* values,
                                std::int64_t* offsets, std::int32_t* pair_rows,
                                std::int32_t* pair_slots);
+
+void mixed_residuals_cuda(void* stream, std::int64_t rows, std::int64_t d,
+                          const std::int64_t* row_offsets, const std::int32_t* indices,
+                          const float* values, const std::uint16_t* W_dec, const float* bias,
+                          const float* x, float* residuals, std::uint16_t* rounded, float* dots);
+void mixed_gradients_cuda(void* stream, std::int64_t n_latents, std::int64_t d,
+                          const MixedPairs& pairs, float* W_dec, float* W_enc, float* b_enc);
 
 void encode_topk_cpu(const EncoderOperands& operands, const TopKSlots& main,
                      const std::uint8_t* mask, const TopKSlots* masked, std::int64_t* not_numbers);

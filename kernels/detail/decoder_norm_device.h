@@ -119,9 +119,30 @@ THRESHER_DEVICE void parallel_components_block(Block& block, const RowGroup& gro
                                                const float* grad, double* sums, Store store) {
   double* dots = sums + block.threads();
   double* squares = dots + block.threads();
-  row_dots_block(block, group, W, W, sums);
-  row_dots_block(block, group, W, grad, dots);
-  row_dots_block(block, group, grad, grad, squares);
+  // One walk over both rows, each sum in the order of row_dots_block.
+  block.each([&](std::uint32_t thread) {
+    const std::int64_t row = group.row_of(thread);
+    double weight_sum = 0.0, dot_sum = 0.0, square_sum = 0.0;
+    if (row < group.rows) {
+      for (std::int64_t c = thread % kRowLanes; c < group.cols; c += kRowLanes) {
+        const double weight = W[row * group.cols + c], slope = grad[row * group.cols + c];
+        weight_sum += weight * weight;
+        dot_sum += weight * slope;
+        square_sum += slope * slope;
+      }
+    }
+    sums[thread] = weight_sum;
+    dots[thread] = dot_sum;
+    squares[thread] = square_sum;
+  });
+  for (std::uint32_t half = kRowLanes / 2; half >= 1; half /= 2) {
+    block.each([&](std::uint32_t thread) {
+      if (thread % kRowLanes >= half) return;
+      sums[thread] += sums[thread + half];
+      dots[thread] += dots[thread + half];
+      squares[thread] += squares[thread + half];
+    });
+  }
   block.each([&](std::uint32_t thread) {
     const std::int64_t row = group.row_of(thread);
     if (thread % kRowLanes != 0 || row >= group.rows) return;

@@ -9,6 +9,7 @@
 #include "tests/kernels/backend.h"
 #include "tests/kernels/backends.h"
 #include "tests/kernels/host_block.h"
+#include "tests/kernels/host_latents.h"
 
 namespace thresher::kernels {
 namespace {
@@ -85,6 +86,7 @@ class DeviceCodeBackend final : public Backend {
                       std::span<const Lane> lanes) override {
     const LaneViews views(lanes, n_latents);
     const auto n_lanes = static_cast<std::int64_t>(lanes.size());
+    if (n_lanes == 1) return sums_by_latent(n_latents, d, views.pairs[0]);
     Gradients out;
     for (std::int64_t i = 0; i < n_latents * d; ++i) {
       const auto sum = detail::gradient_element(i / d, d, i % d, n_lanes, views.pairs.data());

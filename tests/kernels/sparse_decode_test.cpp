@@ -5,6 +5,7 @@
 #include "kernels/reference.h"
 #include "tests/kernels/backends.h"
 #include "tests/kernels/kernel_test.h"
+#include "tests/kernels/random_lanes.h"
 
 namespace thresher::kernels {
 namespace {
@@ -101,53 +102,6 @@ TEST_P(SparseDecodeTest, GivesTheBitsOfTheCpuOnRealNumbers) {
   }
 }
 
-/// Lanes with at most `k` pairs a row; about one pair in four is silent. In every other lane the
-/// second half of the rows has the inputs of the first once more.
-std::vector<Lane> random_lanes(Draws& draws, std::int64_t n_lanes, std::int64_t max_rows,
-                               std::int64_t k, std::int64_t n_latents, std::int64_t d,
-                               bool is_integer) {
-  const auto numbers = [&](std::int64_t count) {
-    return is_integer ? draws.integers(count) : draws.reals(count);
-  };
-  std::vector<Lane> lanes(static_cast<std::size_t>(n_lanes));
-  for (Lane& lane : lanes) {
-    lane.n_inputs = draws.integer(0, max_rows);
-    const std::int64_t rows = lane.n_inputs * draws.integer(1, 2);
-    lane.row_offsets = draws.row_offsets(rows, k);
-    const std::int64_t n_slots = lane.row_offsets.back();
-    lane.indices = draws.latents(n_slots, n_latents);
-    lane.values = numbers(n_slots);
-    for (float& value : lane.values) value = draws.integer(0, 3) == 0 ? 0.0f : value;
-    lane.grad_values = numbers(n_slots);
-    lane.residuals = numbers(rows * d);
-    lane.inputs = numbers(lane.n_inputs * d);
-  }
-  return lanes;
-}
-
-/// What the lanes add up to, by the plain formula; exact for integers.
-Gradients expected_gradients(std::int64_t n_latents, std::int64_t d, std::span<const Lane> lanes) {
-  Gradients out{std::vector<float>(static_cast<std::size_t>(n_latents * d)), {}, {}};
-  out.W_enc = out.W_dec;
-  out.b_enc.resize(static_cast<std::size_t>(n_latents));
-  const auto add = [&](const Lane& lane, const std::vector<float>& coefficients,
-                       const std::vector<float>& rows, std::int64_t cols, std::vector<float>& to) {
-    std::vector<float> part(static_cast<std::size_t>(n_latents * cols));
-    reference::accumulate_latent_rows(
-        rows_of(lane.row_offsets), n_latents, cols, lane.row_offsets.data(), lane.indices.data(),
-        lane.values.data(), coefficients.data(), rows.data(), part.data());
-    for (std::size_t i = 0; i < to.size(); ++i) to[i] += part[i];
-  };
-  for (const Lane& lane : lanes) {
-    std::vector<float> inputs = lane.inputs;
-    inputs.insert(inputs.end(), lane.inputs.begin(), lane.inputs.end());
-    add(lane, lane.values, lane.residuals, d, out.W_dec);
-    add(lane, lane.grad_values, inputs, d, out.W_enc);
-    add(lane, lane.grad_values, std::vector<float>(lane.row_offsets.size(), 1.0f), 1, out.b_enc);
-  }
-  return out;
-}
-
 class GradientsTest : public KernelTest {};
 
 TEST_P(GradientsTest, SumsTheRowsOfEachLatent) {
@@ -187,6 +141,18 @@ TEST_P(GradientsTest, OneLatentMayBeInEveryRow) {
   const Gradients expected = expected_gradients(4, 33, lanes);
   EXPECT_EQ(backend().gradients(4, 33, lanes).W_dec, expected.W_dec);
   EXPECT_EQ(backend().gradients(4, 33, lanes).W_enc, expected.W_enc);
+}
+
+TEST_P(GradientsTest, SplitsALatentThatManyRowsHaveInOneLane) {
+  Draws draws(27);
+  for (const std::int64_t d : {1, 4, 33, 64}) {
+    const auto lanes = random_lanes(draws, 1, 900, 3, 2, d, true);
+    const Gradients expected = expected_gradients(3, d, lanes);
+    const Gradients out = backend().gradients(3, d, lanes);
+    EXPECT_EQ(out.W_dec, expected.W_dec);
+    EXPECT_EQ(out.W_enc, expected.W_enc);
+    EXPECT_EQ(out.b_enc, expected.b_enc);
+  }
 }
 
 TEST_P(GradientsTest, HalvesOfTheLanesAddUpToTheSameBits) {

@@ -7,6 +7,7 @@
 
 #include "kernels/adam.h"
 #include "kernels/encode_topk.h"
+#include "kernels/mixed_precision.h"
 #include "tests/kernels/backend.h"
 
 namespace thresher::kernels {
@@ -73,6 +74,14 @@ class StepBackend {
   virtual std::vector<double> column_sums(std::int64_t rows, std::int64_t cols,
                                           const std::vector<float>* coefficients,
                                           const std::vector<float>& values) = 0;
+  /// With W_dec in bfloat16, which must hold its values exactly; `rounded` gets the residuals.
+  virtual Residuals residuals(std::int64_t d, const Offsets& row_offsets,
+                              const std::vector<std::int32_t>& indices,
+                              const std::vector<float>& values, const std::vector<float>& W_dec,
+                              const std::vector<float>* bias, const std::vector<float>& x,
+                              std::vector<std::uint16_t>& rounded) = 0;
+  /// With residuals and inputs in bfloat16, which must hold their values exactly.
+  virtual Gradients gradients(std::int64_t n_latents, std::int64_t d, const Lane& lane) = 0;
   virtual Centred centre_rows(std::int64_t rows, std::int64_t cols, const std::vector<float>& x,
                               const std::vector<float>* centre) = 0;
 };
@@ -83,6 +92,10 @@ StepBackend* cuda_step_backend();
 /// The backends that this test program was linked with.
 std::vector<StepBackend*> step_backends_under_test();
 
+/// The lane's pairs as the kernels take them, in host memory.
+MixedPairs mixed_pairs(const SortedLane& sorted, const Lane& lane,
+                       const std::vector<std::uint16_t>& residuals,
+                       const std::vector<std::uint16_t>& inputs);
 /// The values as bfloat16 bits, which must hold them exactly.
 std::vector<std::uint16_t> narrowed(const std::vector<float>& values);
 

@@ -98,6 +98,30 @@ class CpuStepBackend final : public StepBackend {
     return sums;
   }
 
+  Residuals residuals(std::int64_t d, const Offsets& row_offsets,
+                      const std::vector<std::int32_t>& indices, const std::vector<float>& values,
+                      const std::vector<float>& W_dec, const std::vector<float>* bias,
+                      const std::vector<float>& x, std::vector<std::uint16_t>& rounded) override {
+    Residuals out{std::vector<float>(x.size(), -1.0f), std::vector<float>(indices.size(), -1.0f)};
+    const auto W = narrowed(W_dec);
+    rounded.assign(x.size(), 0);
+    sparse_residuals(Exec{}, rows_of(row_offsets), d, row_offsets.data(), indices.data(),
+                     values.data(), W.data(), bias != nullptr ? bias->data() : nullptr, x.data(),
+                     out.residuals.data(), rounded.data(), out.dots.data());
+    return out;
+  }
+
+  Gradients gradients(std::int64_t n_latents, std::int64_t d, const Lane& lane) override {
+    const SortedLane sorted(lane, n_latents);
+    const auto residuals = narrowed(lane.residuals), inputs = narrowed(lane.inputs);
+    Gradients out{std::vector<float>(static_cast<std::size_t>(n_latents * d), -1.0f), {}, {}};
+    out.W_enc = out.W_dec;
+    out.b_enc.assign(static_cast<std::size_t>(n_latents), -1.0f);
+    accumulate_gradients(Exec{}, n_latents, d, mixed_pairs(sorted, lane, residuals, inputs),
+                         out.W_dec.data(), out.W_enc.data(), out.b_enc.data());
+    return out;
+  }
+
   Centred centre_rows(std::int64_t rows, std::int64_t cols, const std::vector<float>& x,
                       const std::vector<float>* centre) override {
     Centred out{x, std::vector<std::uint16_t>(x.size())};
@@ -123,6 +147,19 @@ std::vector<std::uint16_t> narrowed(const std::vector<float>& values) {
     if (back != value && value == value) throw std::invalid_argument("no bfloat16 value");
   }
   return out;
+}
+
+MixedPairs mixed_pairs(const SortedLane& sorted, const Lane& lane,
+                       const std::vector<std::uint16_t>& residuals,
+                       const std::vector<std::uint16_t>& inputs) {
+  return {sorted.offsets.data(),
+          sorted.pair_rows.data(),
+          sorted.pair_slots.data(),
+          lane.values.data(),
+          lane.grad_values.data(),
+          residuals.data(),
+          inputs.data(),
+          lane.n_inputs};
 }
 
 StepBackend* cpu_step_backend() {

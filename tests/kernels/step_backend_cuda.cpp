@@ -116,6 +116,39 @@ class CudaStepBackend final : public StepBackend {
     return sums.to_host();
   }
 
+  Residuals residuals(std::int64_t d, const Offsets& row_offsets,
+                      const std::vector<std::int32_t>& indices, const std::vector<float>& values,
+                      const std::vector<float>& W_dec, const std::vector<float>* bias,
+                      const std::vector<float>& x, std::vector<std::uint16_t>& rounded) override {
+    OnDevice<std::int64_t> offsets(row_offsets);
+    OnDevice<std::int32_t> latents(indices);
+    OnDevice<float> factors(values), device_x(x);
+    OnDevice<float> device_bias(bias != nullptr ? *bias : std::vector<float>());
+    OnDevice<std::uint16_t> W(narrowed(W_dec)), copy(static_cast<std::int64_t>(x.size()));
+    OnDevice<float> out(static_cast<std::int64_t>(x.size()));
+    OnDevice<float> dots(static_cast<std::int64_t>(indices.size()));
+    sparse_residuals(kOnGpu, rows_of(row_offsets), d, offsets.data(), latents.data(),
+                     factors.data(), W.data(), or_null(device_bias, bias != nullptr),
+                     device_x.data(), out.data(), copy.data(), dots.data());
+    rounded = copy.to_host();
+    return {out.to_host(), dots.to_host()};
+  }
+
+  Gradients gradients(std::int64_t n_latents, std::int64_t d, const Lane& lane) override {
+    const SortedLane sorted(lane, n_latents);
+    OnDevice<std::int64_t> offsets(sorted.offsets);
+    OnDevice<std::int32_t> rows(sorted.pair_rows), slots(sorted.pair_slots);
+    OnDevice<float> values(lane.values), grad_values(lane.grad_values);
+    OnDevice<std::uint16_t> residuals(narrowed(lane.residuals)), inputs(narrowed(lane.inputs));
+    OnDevice<float> W_dec(n_latents * d), W_enc(n_latents * d), b_enc(n_latents);
+    accumulate_gradients(
+        kOnGpu, n_latents, d,
+        MixedPairs{offsets.data(), rows.data(), slots.data(), values.data(), grad_values.data(),
+                   residuals.data(), inputs.data(), lane.n_inputs},
+        W_dec.data(), W_enc.data(), b_enc.data());
+    return {W_dec.to_host(), W_enc.to_host(), b_enc.to_host()};
+  }
+
   Centred centre_rows(std::int64_t rows, std::int64_t cols, const std::vector<float>& x,
                       const std::vector<float>* centre) override {
     OnDevice<float> values(x), by(centre != nullptr ? *centre : std::vector<float>());

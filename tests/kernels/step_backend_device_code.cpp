@@ -8,8 +8,10 @@
 #include "kernels/detail/decoder_norm_device.h"
 #include "kernels/detail/encode_plan.h"
 #include "kernels/detail/encode_tile_device.h"
+#include "kernels/detail/mixed_precision_device.h"
 #include "kernels/detail/sort_pairs_device.h"
 #include "tests/kernels/host_block.h"
+#include "tests/kernels/host_latents.h"
 #include "tests/kernels/step_backend.h"
 
 namespace thresher::kernels {
@@ -189,6 +191,42 @@ class DeviceCodeStepBackend final : public StepBackend {
           values.data()));
     }
     return tree_sums(blocks, cols, parts);
+  }
+
+  Residuals residuals(std::int64_t d, const Offsets& row_offsets,
+                      const std::vector<std::int32_t>& indices, const std::vector<float>& values,
+                      const std::vector<float>& W_dec, const std::vector<float>* bias,
+                      const std::vector<float>& x, std::vector<std::uint16_t>& rounded) override {
+    constexpr std::uint32_t kThreads = 96;
+    Residuals out{std::vector<float>(x.size(), -1.0f), std::vector<float>(indices.size(), -1.0f)};
+    const auto W = narrowed(W_dec);
+    rounded.assign(x.size(), 0);
+    const detail::ResidualTask task{d,
+                                    row_offsets.data(),
+                                    indices.data(),
+                                    values.data(),
+                                    W.data(),
+                                    bias != nullptr ? bias->data() : nullptr,
+                                    x.data(),
+                                    out.residuals.data(),
+                                    rounded.data(),
+                                    out.dots.data()};
+    std::vector<float> sums(kThreads);
+    HostBlock block(kThreads);
+    for (std::int64_t row = 0; row < rows_of(row_offsets); ++row) {
+      if (d % 4 == 0) {
+        detail::mixed_residual_block<4>(block, task, row, sums.data());
+      } else {
+        detail::mixed_residual_block<1>(block, task, row, sums.data());
+      }
+    }
+    return out;
+  }
+
+  Gradients gradients(std::int64_t n_latents, std::int64_t d, const Lane& lane) override {
+    const SortedLane sorted(lane, n_latents);
+    const auto residuals = narrowed(lane.residuals), inputs = narrowed(lane.inputs);
+    return sums_by_latent(n_latents, d, mixed_pairs(sorted, lane, residuals, inputs));
   }
 
   Centred centre_rows(std::int64_t, std::int64_t cols, const std::vector<float>& x,
