@@ -12,20 +12,24 @@
 ///     values, indices = torch.ops.thresher.encode_topk(x, W_enc, b_enc, k)
 ///     recon = torch.ops.thresher.sparse_decode(indices, values, W_dec, b_dec)
 ///
-/// All tensors are float32 on the CPU; another dtype, device or shape is a RuntimeError. Gradients
-/// of first order, of all float arguments; neither operator makes a [rows, n_latents] matrix.
+/// All tensors are on the CPU or all on one CUDA device (which needs a build with THRESHER_CUDA),
+/// in float32 where nothing else is said; another dtype, device or shape is a RuntimeError. On CUDA
+/// the work goes to PyTorch's current stream and no call waits for it. Gradients of first order, of
+/// all float arguments; neither operator makes a [rows, n_latents] matrix.
 namespace thresher::operators {
 
-/// x [rows, d]; W_enc [d, n_latents], best a transposed view of a contiguous [n_latents, d] (else
-/// it is copied); b_enc [n_latents]. Returns the k largest of x W_enc + b_enc of every row: values
-/// [rows, k], largest first, and indices [rows, k] int64; equal values are ordered by index.
-/// RuntimeError if a pre-activation is NaN, because nothing else would show it.
+/// x [rows, d] and W_enc [d, n_latents] in float32 or both in bfloat16 (tensor cores on CUDA; sums,
+/// b_enc and values are float32 anyhow); W_enc best a transposed view of a contiguous [n_latents,
+/// d] (else it is copied); b_enc [n_latents]. Returns the k largest of x W_enc + b_enc of every
+/// row: values [rows, k], largest first, and indices [rows, k] int64; equal values are ordered by
+/// index. If a pre-activation is NaN, which is never selected: a RuntimeError on the CPU; on CUDA,
+/// where the call does not wait, all values are NaN.
 std::tuple<at::Tensor, at::Tensor> encode_topk(const at::Tensor& x, const at::Tensor& W_enc,
                                                const at::Tensor& b_enc, std::int64_t k);
 
 /// recon [rows, d] = b_dec + sum over k of values[r, k] * W_dec[indices[r, k]]. indices [rows, k]
-/// int64, each in [0, n_latents); a value of exactly 0 adds nothing, whatever its index. W_dec
-/// [n_latents, d]; b_dec [d] or none.
+/// int64, each in [0, n_latents) (else an IndexError, on CUDA a device-side assertion); a value of
+/// exactly 0 adds nothing, whatever its index. W_dec [n_latents, d]; b_dec [d] or none.
 at::Tensor sparse_decode(const at::Tensor& indices, const at::Tensor& values,
                          const at::Tensor& W_dec, const std::optional<at::Tensor>& b_dec);
 

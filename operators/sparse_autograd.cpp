@@ -61,10 +61,15 @@ struct EncodeTopK : torch::autograd::Function<EncodeTopK> {
     const at::Tensor& g = gradients[0];
     const c10::SymInt n_latents = W_enc.sym_size(1);
     at::Tensor dx, dW_enc, db_enc;
+    // The sums are float32; a gradient has the type of what it belongs to.
     if (context->needs_input_grad(0)) {
-      dx = call_sparse_decode(indices, g, W_enc.t(), std::nullopt);
+      dx = call_sparse_decode(indices, g, W_enc.t().to(at::kFloat), std::nullopt)
+               .to(x.scalar_type());
     }
-    if (context->needs_input_grad(1)) dW_enc = call_sum_by_latent(indices, g, x, n_latents).t();
+    if (context->needs_input_grad(1)) {
+      dW_enc =
+          call_sum_by_latent(indices, g, x.to(at::kFloat), n_latents).to(W_enc.scalar_type()).t();
+    }
     if (context->needs_input_grad(2)) {
       db_enc = at::zeros_symint({n_latents}, g.options())
                    .scatter_add(0, indices.reshape({-1}), g.reshape({-1}));

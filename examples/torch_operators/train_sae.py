@@ -16,8 +16,16 @@ parser.add_argument("--n-latents", type=int, default=4096)
 parser.add_argument("--k", type=int, default=16)
 parser.add_argument("--batch", type=int, default=1024)
 parser.add_argument("--steps", type=int, default=20)
+parser.add_argument("--device", default="cpu", help="cuda needs a library built with THRESHER_CUDA")
 options = parser.parse_args()
 torch.ops.load_library(options.library)
+torch.set_default_device(options.device)
+
+
+def now():
+    if options.device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class DenseSae(torch.nn.Module):
@@ -50,12 +58,12 @@ def train(name, kind):
     for _ in range(options.steps):
         codes = torch.rand(options.batch, len(features)) * (torch.rand(options.batch, len(features)) < 8 / len(features))
         x = codes @ features
-        start = time.perf_counter()
+        start = now()
         loss = (x - sae(x)).square().mean()
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     print(f"{name} loss {loss.item():.6f} step {1e3 * sorted(seconds)[len(seconds) // 2]:.1f} ms")
 
 

@@ -5,7 +5,7 @@
 
 #include "kernels/reference.h"
 #include "tests/kernels/backend.h"
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/draws.h"
 
 namespace thresher::kernels {
 

@@ -1,5 +1,6 @@
 """The operators in Python: against dense PyTorch, their gradients against autograd and central differences, their errors,
-torch.compile's view of their shapes, and the example."""
+torch.compile's view of their shapes, and the example. THRESHER_OPERATORS names another library, THRESHER_OPERATORS_DEVICE
+the device (cpu), for tools/gpu_check.sh."""
 import os
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(os.environ["THRESHER_SOURCE_DIR"])
-LIBRARY = Path(os.environ["THRESHER_BIN"]).parent / "lib/libthresher_operators.so"
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = os.environ.get("THRESHER_OPERATORS") or Path(os.environ["THRESHER_BIN"]).parent / "lib/libthresher_operators.so"
+DEVICE = os.environ.get("THRESHER_OPERATORS_DEVICE", "cpu")
+ON_CUDA = DEVICE.startswith("cuda")
 torch.ops.load_library(LIBRARY)
 ops = torch.ops.thresher
 
@@ -18,8 +21,8 @@ def case(rows, d, n, seed, integers=False):
     generator = torch.Generator().manual_seed(seed)
     def draw(*shape):
         if integers:
-            return torch.randint(-4, 5, shape, generator=generator).float()
-        return torch.randn(*shape, generator=generator)
+            return torch.randint(-4, 5, shape, generator=generator).float().to(DEVICE)
+        return torch.randn(*shape, generator=generator).to(DEVICE)
     return draw(rows, d), draw(n, d), draw(n), draw(n, d), draw(d)
 
 
@@ -61,15 +64,29 @@ class OperatorsTest(unittest.TestCase):
             self.assertGreater(of_dense.abs().max().item(), 0)
             torch.testing.assert_close(of_sparse, of_dense)
 
+    def test_takes_operands_in_bfloat16_and_adds_in_float32(self):
+        x, W, b, _, _ = case(37, 40, 300, 4, integers=True)
+        narrow = [t.to(torch.bfloat16).requires_grad_() for t in (x, W)]
+        wide = [t.clone().requires_grad_() for t in (x, W)]
+        results = [ops.encode_topk(x, W.t(), b, 8) for x, W in (narrow, wide)]
+        self.assertTrue(torch.equal(results[0][0], results[1][0]) and results[0][0].dtype == torch.float32)
+        self.assertTrue(torch.equal(results[0][1], results[1][1]))
+        for values, _ in results:
+            values.sum().backward()
+        for of_narrow, of_wide in zip(narrow, wide):
+            self.assertEqual(of_narrow.grad.dtype, torch.bfloat16)
+            self.assertTrue(torch.equal(of_narrow.grad.float(), of_wide.grad))
+
     def test_leaves_gradients_out_that_nobody_asked_for(self):
         x, W, b_enc, W_dec, b_dec = case(5, 6, 20, 6)
         W_dec.requires_grad_()
         values, indices = ops.encode_topk(x, W.t(), b_enc, 3)
         self.assertFalse(values.requires_grad)
         ops.sparse_decode(indices, values, W_dec).sum().backward()
-        expected = torch.zeros(20, 6).index_add(0, indices.reshape(-1), values.reshape(-1, 1).expand(-1, 6).contiguous())
+        expected = torch.zeros(20, 6, device=DEVICE).index_add(0, indices.reshape(-1), values.reshape(-1, 1).expand(-1, 6).contiguous())
         torch.testing.assert_close(W_dec.grad, expected)
 
+    @unittest.skipIf(ON_CUDA, "of CPU threads")
     def test_gives_the_same_bits_for_any_number_of_threads(self):
         x, *parameters = case(300, 40, 257, 7)
         before = torch.get_num_threads()
@@ -91,15 +108,34 @@ class OperatorsTest(unittest.TestCase):
         x, W, b, W_dec, b_dec = case(4, 5, 10, 8)
         values, indices = ops.encode_topk(x, W.t(), b, 2)
         for message, call in [
-            ("x is Double; expected float32", lambda: ops.encode_topk(x.double(), W.t(), b, 2)),
+            ("x is Double; expected float32 or bfloat16", lambda: ops.encode_topk(x.double(), W.t(), b, 2)),
             ("k is 11; expected 1 to 10", lambda: ops.encode_topk(x, W.t(), b, 11)),
             (r"expected \[rows, d\], \[d, n_latents\], \[n_latents\]", lambda: ops.encode_topk(x, W, b, 2)),
-            ("4 of 40 pre-activations are NaN", lambda: ops.encode_topk(x, W.t(), b.index_fill(0, torch.tensor(3), torch.nan), 2)),
-            ("latent 10 is out of range; expected 0 to 9", lambda: ops.sparse_decode(indices + 10 - indices, values, W_dec)),
+            ("W_enc is BFloat16; expected x's Float", lambda: ops.encode_topk(x, W.bfloat16().t(), b, 2)),
             ("b_dec has 4 values; expected 5", lambda: ops.sparse_decode(indices, values, W_dec, b_dec[:4])),
         ]:
             with self.assertRaisesRegex((RuntimeError, IndexError), message):
                 call()
+
+    @unittest.skipIf(ON_CUDA, "the device tells later, by NaN and by an assertion")
+    def test_refuses_values_that_it_has_to_look_at(self):
+        x, W, b, W_dec, _ = case(4, 5, 10, 8)
+        values, indices = ops.encode_topk(x, W.t(), b, 2)
+        with self.assertRaisesRegex(RuntimeError, "4 of 40 pre-activations are NaN"):
+            ops.encode_topk(x, W.t(), b.index_fill(0, torch.tensor(3), torch.nan), 2)
+        with self.assertRaisesRegex(IndexError, "latent 10 is out of range; expected 0 to 9"):
+            ops.sparse_decode(indices + 10 - indices, values, W_dec)
+
+    @unittest.skipUnless(ON_CUDA, "on CUDA")
+    def test_shows_a_nan_by_all_values_and_uses_the_current_stream(self):
+        x, W, b, _, _ = case(4, 5, 10, 8)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            fine, _ = ops.encode_topk(x, W.t(), b, 2)
+            bad, _ = ops.encode_topk(x, W.t(), b.index_fill(0, torch.tensor(3, device=DEVICE), torch.nan), 2)
+        stream.synchronize()
+        self.assertTrue(fine.isfinite().all() and bad.isnan().all())
 
     def test_tells_its_shapes_without_data(self):
         x, W, b, W_dec, b_dec = (t.to("meta") for t in case(4, 5, 10, 9))
@@ -117,7 +153,8 @@ class OperatorsTest(unittest.TestCase):
 
     def test_the_example_learns_with_both_and_agrees(self):
         script = ROOT / "examples/torch_operators/train_sae.py"
-        done = subprocess.run([sys.executable, script, "--library", LIBRARY, "--steps", "20", "--n-latents", "256"],
+        done = subprocess.run([sys.executable, script, "--library", LIBRARY, "--steps", "20", "--n-latents", "256",
+                               "--device", DEVICE],
                               capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         losses = {line.split()[0]: float(line.split()[2]) for line in done.stdout.splitlines() if " loss " in line}
