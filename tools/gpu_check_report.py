@@ -1,11 +1,11 @@
-"""Turns the logs of tools/gpu_check.sh into gpu_check.json and gpu_check.md; exits 1 unless all passed on a GPU."""
+"""Turns what tools/gpu_check.sh left in its folder into gpu_check.json and gpu_check.md; exits 1 unless all passed."""
 
+import datetime
 import json
 import pathlib
 import platform
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 
 
 def output_of(command):
@@ -15,51 +15,60 @@ def output_of(command):
         return ""
 
 
-def read_tests(path):
-    """Counts by outcome, and the names of what did not pass."""
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
-    not_passed = []
-    if path.exists():
-        for case in ElementTree.parse(path).getroot().iter("testcase"):
-            status = case.get("status")
-            if status == "run" and case.find("failure") is None and case.find("skipped") is None:
-                counts["passed"] += 1
-                continue
-            kind = "failed" if status == "fail" or case.find("failure") is not None else "skipped"
-            counts[kind] += 1
-            not_passed.append(f"{case.get('name').split('  #')[0]}: {kind}")
-    return counts, not_passed
+def read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def compare(ours, theirs):
+    """Ratios that docs/performance.md speaks of; only of what both measured."""
+    ratios = {}
+    kernels = {name: time["median_ms"] for name, time in (ours or {}).get("kernels", {}).items()}
+    torch = {name: time["median_ms"] for name, time in (theirs or {}).get("times", {}).items()}
+    for name, a, b in [
+        ("step / product", kernels.get("step"), torch.get("mm_bfloat16")),
+        ("encode_topk / product", kernels.get("encode_topk"), torch.get("mm_bfloat16")),
+        ("dense compiled step / step", torch.get("dense_step_compiled"), kernels.get("step")),
+        ("mm and topk / encode_topk", torch.get("mm_and_topk_bfloat16"), kernels.get("encode_topk")),
+    ]:
+        if a and b:
+            ratios[name] = round(a / b, 3)
+    return ratios
 
 
 def main():
     out, commit = pathlib.Path(sys.argv[1]), sys.argv[2]
-    counts, not_passed = read_tests(out / "tests.xml")
-    sanitizer = dict(line.split() for line in (out / "sanitizer.txt").read_text().splitlines())
+    parts = [line.split(maxsplit=2) for line in (out / "parts.txt").read_text().splitlines()]
     gpus = output_of(["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"])
     nvcc = output_of(["nvcc", "--version"]).splitlines()
-    passed = counts["passed"] > 0 and counts["failed"] == counts["skipped"] == 0
-    passed = passed and all(verdict == "clean" for verdict in sanitizer.values())
+    verdicts = [verdict for _, verdict, *_ in parts]
+    passed = bool(gpus) and "passed" in verdicts and "failed" not in verdicts
     result = {
         "verdict": "passed" if passed else "not passed",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit,
         "host": platform.platform(),
         "gpus": gpus.splitlines(),
         "nvcc": nvcc[-2] if len(nvcc) > 1 else "",
-        "tests": counts,
-        "not_passed": not_passed,
-        "compute_sanitizer": sanitizer or "not on this machine",
+        "parts": {name: " ".join([verdict, *why]) for name, verdict, *why in parts},
+        "bench": {},
     }
+    for size in "ABCG":
+        ours, theirs = read_json(out / f"bench-{size}.json"), read_json(out / f"torch-{size}.json")
+        if ours or theirs:
+            result["bench"][size] = {"thresher": ours, "torch": theirs, "ratios": compare(ours, theirs)}
     (out / "gpu_check.json").write_text(json.dumps(result, indent=2) + "\n")
     lines = [
         f"# GPU check: {result['verdict']}",
         "",
-        f"- commit {commit}",
+        f"- {result['date']}, commit {commit}",
         f"- {result['host']}; {', '.join(result['gpus']) or 'no GPU'}; {result['nvcc']}",
-        f"- tests labelled gpu: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped",
-        "- compute-sanitizer: "
-        + (", ".join(f"{tool} {verdict}" for tool, verdict in sanitizer.items()) or "not on this machine"),
+        *(f"- {name}: {verdict}" for name, verdict in result["parts"].items()),
     ]
-    lines += [f"  - {name}" for name in not_passed if name.endswith("failed")]
+    for size, bench in result["bench"].items():
+        lines += [f"- size {size}: {name} {ratio}" for name, ratio in bench["ratios"].items()]
     (out / "gpu_check.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
     return 0 if passed else 1

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 
@@ -28,12 +29,28 @@ void set_zero(T* values, std::int64_t count, cudaStream_t stream, const char* ke
   check_cuda(cudaMemsetAsync(values, 0, count * sizeof(T), stream), kernel);
 }
 
+/// Lets the device's pool keep what StreamBuffer gives back: by default it returns all free memory
+/// to the driver whenever the host waits for the device, and every step would allocate anew.
+inline void keep_pool_memory(const char* kernel) {
+  constexpr int kMostDevices = 64;
+  static std::atomic<bool> is_done[kMostDevices];
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), kernel);
+  if (device >= kMostDevices || is_done[device].load(std::memory_order_relaxed)) return;
+  cudaMemPool_t pool = nullptr;
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, device), kernel);
+  std::uint64_t all = ~std::uint64_t{0};
+  check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), kernel);
+  is_done[device].store(true, std::memory_order_relaxed);
+}
+
 /// Device memory that lives until the stream has passed the end of its scope.
 template <class T>
 class StreamBuffer {
  public:
   StreamBuffer(std::int64_t count, cudaStream_t stream, const char* kernel) : stream_(stream) {
     if (count > 0) {
+      keep_pool_memory(kernel);
       check_cuda(cudaMallocAsync(reinterpret_cast<void**>(&data_), count * sizeof(T), stream),
                  kernel);
     }

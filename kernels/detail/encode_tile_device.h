@@ -73,7 +73,7 @@ struct TensorTile {
 /// reads shared memory without bank conflicts. A stage holds kDepth elements, each as kEncodeRows
 /// values of x and kCols of W_enc, every one of these columns kPitch apart.
 struct FusedTile {
-  static constexpr std::uint32_t kCols = 128, kDepth = 16;
+  static constexpr std::uint32_t kCols = 128, kDepth = 8;
   static constexpr std::uint32_t kQuads = kDepth / 4;  // groups of 4 elements of a row
   static constexpr std::uint32_t kPitch = kEncodeRows + kCols + 4;
   static constexpr std::uint32_t kStageFloats = kDepth * kPitch;

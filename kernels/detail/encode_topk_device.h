@@ -138,11 +138,10 @@ THRESHER_DEVICE void append_sums(Block& block, std::uint32_t thread, const Encod
                                  const EncodePlace& place, std::int64_t first_latent,
                                  Product& product, EncodeState* state) {
   std::int64_t not_numbers = 0;
-  float bounds[2][Product::kThreadRows];
+  float bounds[Product::kThreadRows];
   THRESHER_UNROLL
   for (std::uint32_t i = 0; i < Product::kThreadRows; ++i) {
-    bounds[0][i] = state->bounds[0][product.row(thread, i)];
-    bounds[1][i] = state->bounds[1][product.row(thread, i)];
+    bounds[i] = state->bounds[0][product.row(thread, i)];
   }
   THRESHER_UNROLL
   for (std::uint32_t j = 0; j < Product::kThreadCols; ++j) {
@@ -153,8 +152,8 @@ THRESHER_DEVICE void append_sums(Block& block, std::uint32_t thread, const Encod
     THRESHER_UNROLL
     for (std::uint32_t i = 0; i < Product::kThreadRows; ++i) {
       const float z = product.sum(thread, i, j) + bias;
-      const bool is_in = !(z <= bounds[0][i]);
-      const bool is_in_masked = is_masked && !(z <= bounds[1][i]);
+      const bool is_in = !(z <= bounds[i]);
+      const bool is_in_masked = is_masked && !(z <= state->bounds[1][product.row(thread, i)]);
       if (!(is_in || is_in_masked)) continue;
       const std::uint32_t row = product.row(thread, i);
       if (place.first_row + row >= task.rows) continue;

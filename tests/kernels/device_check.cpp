@@ -1,9 +1,12 @@
 // Compares every CUDA kernel with its CPU counterpart on random shapes of small integers, bit for
 // bit, without GoogleTest, for machines that have nothing but the CUDA toolkit. Exit code: 0 all
 // equal, 1 a difference or an error, 2 no GPU.
+//
+//   device_check [ROUNDS]
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <string>
@@ -15,8 +18,6 @@
 
 namespace thresher::kernels {
 namespace {
-
-constexpr int kRounds = 200;
 
 /// Runs one kernel on both devices and says whether they agree.
 using Check = std::function<bool(Draws&)>;
@@ -147,7 +148,7 @@ bool updates_agree(Draws& draws) {
          c.weights == e.weights && c.m == e.m && c.v == e.v && c.bfloat16 == e.bfloat16;
 }
 
-int run() {
+int run(int rounds) {
   const std::string reason = cuda_backend()->reason_to_skip();
   if (!reason.empty()) {
     std::printf("device_check: %s\n", reason.c_str());
@@ -168,12 +169,12 @@ int run() {
     int equal = 0;
     std::string error;
     try {
-      for (int round = 0; round < kRounds; ++round) equal += check(draws) ? 1 : 0;
+      for (int round = 0; round < rounds; ++round) equal += check(draws) ? 1 : 0;
     } catch (const std::exception& caught) {
       error = caught.what();
     }
-    if (equal < kRounds) ++failed;
-    std::printf("%-26s %d of %d equal %s\n", name, equal, kRounds, error.c_str());
+    if (equal < rounds) ++failed;
+    std::printf("%-26s %d of %d equal %s\n", name, equal, rounds, error.c_str());
   }
   return failed == 0 ? 0 : 1;
 }
@@ -181,4 +182,7 @@ int run() {
 }  // namespace
 }  // namespace thresher::kernels
 
-int main() { return thresher::kernels::run(); }
+int main(int argc, char** argv) {
+  const int rounds = argc > 1 ? std::atoi(argv[1]) : 200;
+  return thresher::kernels::run(rounds > 0 ? rounds : 200);
+}
