@@ -4,8 +4,6 @@
 
 #include <algorithm>
 
-#include "kernels/sparse_decode.h"
-
 namespace thresher::sae {
 namespace {
 
@@ -105,7 +103,7 @@ void SparseLanes::reconstruct(const std::vector<at::Tensor>& targets, const at::
   }
 }
 
-void SparseLanes::accumulate(at::Tensor& W_dec, at::Tensor& W_enc, at::Tensor& b_enc) {
+std::vector<kernels::LatentPairs> SparseLanes::latent_pairs() const {
   std::vector<kernels::LatentPairs> lanes;
   for (const Lane& lane : lanes_) {
     lanes.push_back({lane.offsets.data(), lane.pair_rows.data(), lane.pair_slots.data(),
@@ -113,6 +111,11 @@ void SparseLanes::accumulate(at::Tensor& W_dec, at::Tensor& W_enc, at::Tensor& b
                      lane.residuals.const_data_ptr<float>(), lane.inputs.const_data_ptr<float>(),
                      lane.rows});
   }
+  return lanes;
+}
+
+void SparseLanes::accumulate(at::Tensor& W_dec, at::Tensor& W_enc, at::Tensor& b_enc) {
+  const std::vector<kernels::LatentPairs> lanes = latent_pairs();
   kernels::accumulate_gradients(kExec, n_latents_, d_in_, static_cast<std::int64_t>(lanes.size()),
                                 lanes.data(), W_dec.mutable_data_ptr<float>(),
                                 W_enc.mutable_data_ptr<float>(), b_enc.mutable_data_ptr<float>());

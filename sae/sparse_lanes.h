@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/encode_select.h"
+#include "kernels/sparse_decode.h"
 
 namespace thresher::sae {
 
@@ -66,6 +67,8 @@ class SparseLanes {
   /// A latent in both selections of a row has one list of pairs: two gradients added after their
   /// own sums over lanes would not have the same bits for every split of the lanes.
   void accumulate(at::Tensor& W_dec, at::Tensor& W_enc, at::Tensor& b_enc);
+  /// What `accumulate` adds up, by lane. Points into this object.
+  std::vector<kernels::LatentPairs> latent_pairs() const;
 
  private:
   void sort(Lane& lane);

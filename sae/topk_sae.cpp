@@ -30,6 +30,10 @@ constexpr double kNoVariance = 1e-12;
 // The encoder's starting scale needs a mean norm, not the whole sample.
 constexpr std::int64_t kScaleRows = 1024;
 
+// Up to so many dead latents for each that AuxK takes, dense products of all of them are faster
+// than pairs.
+constexpr std::int64_t kDenseAuxShare = 6;
+
 constexpr kernels::Exec kExec{};
 
 }  // namespace
@@ -130,6 +134,8 @@ void TopKSae::begin_step(const StepInfo& info) {
   b_dec_tree_.clear();
   n_dead_ = firing_.mark_dead(info.dead_window_tokens, dead_mask_);
   aux_k_now_ = config_.aux_coefficient > 0 ? std::min(aux_k_, n_dead_) : 0;
+  // Global numbers: every rank computes AuxK in the same way.
+  is_aux_dense_ = n_dead_ <= kDenseAuxShare * aux_k_now_;
 }
 
 void TopKSae::forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) {
@@ -150,7 +156,7 @@ std::vector<double> TopKSae::sum_lane(const SparseLanes::Lane& lane, const at::T
   sums[kTokens] = static_cast<double>(lane.rows);
   sums[kErrorSquares] = sum_of_squares(error);
   sums[kInputSquares] = sum_of_squares(x);
-  if (has_aux()) sums[kAuxErrorSquares] = sum_of_squares(lane.second_error());
+  if (has_aux_pairs()) sums[kAuxErrorSquares] = sum_of_squares(lane.second_error());
   for (std::size_t i = 0; i < lane.n_main(); ++i) {
     if (!(lane.values[i] > 0)) continue;
     sums[kActive] += 1;
@@ -190,14 +196,30 @@ void TopKSae::backward() {
     SparseLanes::Lane& lane = sparse_.lanes()[i];
     for (std::vector<float>* pairs : {&lane.values, &lane.value_gradients}) {
       scale_values(lane.main(*pairs), main_factor);
-      if (has_aux()) scale_values(lane.second(*pairs), aux_factor);
+      if (has_aux_pairs()) scale_values(lane.second(*pairs), aux_factor);
     }
     std::vector<float> b_dec;
     for (const double sum : error_sums_[i]) b_dec.push_back(static_cast<float>(main_factor * sum));
     b_dec_tree_.add(b_dec);
   }
   sparse_.accumulate(gradient(kWDec), gradient(kWEnc), gradient(kBEnc));
+  if (has_dense_aux()) add_dense_aux(aux_factor);
   take_sum(b_dec_tree_, gradient(kBDec));
+}
+
+void TopKSae::add_dense_aux(double factor) {
+  std::vector<std::int32_t> dead;
+  for (std::size_t i = 0; i < dead_mask_.size(); ++i) {
+    if (dead_mask_[i] != 0) dead.push_back(static_cast<std::int32_t>(i));
+  }
+  const std::vector<kernels::LatentPairs> lanes = sparse_.latent_pairs();
+  aux_error_squares_ = dense_aux_.accumulate(
+      {d_in_, aux_k_now_, dead, weight(kWEnc).const_data_ptr<float>(),
+       weight(kBEnc).const_data_ptr<float>(), weight(kWDec).const_data_ptr<float>(),
+       static_cast<float>(factor)},
+      static_cast<std::int64_t>(lanes.size()), lanes.data(),
+      gradient(kWDec).mutable_data_ptr<float>(), gradient(kWEnc).mutable_data_ptr<float>(),
+      gradient(kBEnc).mutable_data_ptr<float>());
 }
 
 void TopKSae::finish_gradients() {
@@ -219,6 +241,13 @@ double TopKSae::aux_weight() const {
 
 Json TopKSae::finish_step(comm::Communicator& comm) {
   firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
+  if (has_dense_aux()) {
+    std::vector<std::vector<double>> by_lane;
+    for (const double squares : aux_error_squares_) by_lane.push_back({squares});
+    std::vector<double> sum = lane_tree_sum(std::move(by_lane));
+    comm.all_reduce_sum(std::span<double>(sum), "sae." + config_.name + ".aux");
+    sums_[kAuxErrorSquares] = sum[0];
+  }
 
   const auto tokens = static_cast<double>(info_.batch_tokens);
   const double V = mean_squared_input_.const_data_ptr<double>()[0];

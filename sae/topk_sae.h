@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/dense_aux_k.h"
 #include "kernels/encode_select.h"
 #include "kernels/tree_sum.h"
 #include "sae/firing_history.h"
@@ -52,6 +53,9 @@ class TopKSae final : public TrainingSae {
     return parameters_[static_cast<std::size_t>(parameter)].gradient;
   }
   bool has_aux() const { return aux_k_now_ > 0; }
+  bool has_aux_pairs() const { return has_aux() && !is_aux_dense_; }
+  /// Whether AuxK is part of this step's loss and computed by dense_aux_.
+  bool has_dense_aux() const { return has_aux() && is_aux_dense_ && aux_denominator_ > 0; }
   /// What the normalised AuxK error is multiplied by in the loss.
   double aux_weight() const;
 
@@ -69,6 +73,8 @@ class TopKSae final : public TrainingSae {
            threshold_weight_.const_data_ptr<double>()[0];
   }
   std::vector<double> sum_lane(const SparseLanes::Lane& lane, const at::Tensor& x);
+  /// AuxK's part of the gradients.
+  void add_dense_aux(double factor);
   void reduce_sums(std::vector<std::vector<double>> lane_sums, comm::Communicator& comm);
 
   TopKConfig config_;
@@ -87,6 +93,9 @@ class TopKSae final : public TrainingSae {
   std::vector<std::uint8_t> dead_mask_;
   std::int64_t n_dead_ = 0;
   std::int64_t aux_k_now_ = 0;  // slots a token of AuxK in this step; 0: inactive
+  bool is_aux_dense_ = false;
+  kernels::DenseAuxK dense_aux_;
+  std::vector<double> aux_error_squares_;  // by lane, where AuxK is dense
   kernels::EncodeSelect encode_select_;
   kernels::SelectedPairs selected_, aux_selected_;  // in all local lanes' rows
   std::int64_t not_numbers_ = 0;                    // NaN among the pre-activations of local rows

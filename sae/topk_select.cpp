@@ -35,13 +35,14 @@ kernels::TopKSlots slots_of(kernels::SelectedPairs& pairs, std::int64_t rows, st
 void TopKSae::encode(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) {
   sparse_.take_inputs(lanes, weight(kBDec));
   select(sparse_.product(weight(kWEnc), weight(kBEnc)), comm);
-  sparse_.take_pairs(selected_, has_aux() ? &aux_selected_ : nullptr);
+  sparse_.take_pairs(selected_, has_aux_pairs() ? &aux_selected_ : nullptr);
 }
 
 void TopKSae::select(const kernels::EncoderProduct& product, comm::Communicator& comm) {
-  const kernels::TopKSlots aux = slots_of(aux_selected_, product.rows, aux_k_now_);
-  const std::uint8_t* mask = has_aux() ? dead_mask_.data() : nullptr;
-  const kernels::TopKSlots* aux_slots = has_aux() ? &aux : nullptr;
+  kernels::TopKSlots aux;
+  if (has_aux_pairs()) aux = slots_of(aux_selected_, product.rows, aux_k_now_);
+  const std::uint8_t* mask = has_aux_pairs() ? dead_mask_.data() : nullptr;
+  const kernels::TopKSlots* aux_slots = has_aux_pairs() ? &aux : nullptr;
   if (is_batch()) {
     select_in_batch(product, mask, aux_slots, comm);
   } else {

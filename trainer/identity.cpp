@@ -12,7 +12,7 @@ namespace {
 
 // Raised whenever a change alters the bits of training alone, so that caches stay valid: no run is
 // continued half one way and half the other.
-constexpr int kStepNumericsVersion = 2;
+constexpr int kStepNumericsVersion = 3;
 
 Json deciding_fields(TrainConfig config) {
   ConfigWriter writer;

@@ -83,10 +83,11 @@ StepInfo step(std::int64_t index) {
 }
 
 class BatchTopKGradientTest : public ::testing::TestWithParam<std::vector<std::int64_t>> {};
-INSTANTIATE_TEST_SUITE_P(DeadSets, BatchTopKGradientTest,
-                         ::testing::Values(std::vector<std::int64_t>{},
-                                           std::vector<std::int64_t>{2, 9},
-                                           std::vector<std::int64_t>{0, 1, 3, 5, 8, 11, 13}));
+INSTANTIATE_TEST_SUITE_P(
+    DeadSets, BatchTopKGradientTest,
+    ::testing::Values(std::vector<std::int64_t>{}, std::vector<std::int64_t>{2, 9},
+                      std::vector<std::int64_t>{0, 1, 3, 5, 8, 11, 13},
+                      std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}));
 
 TEST_P(BatchTopKGradientTest, TrainingCodeEqualsTheFormulasForEveryLaneCount) {
   const at::Tensor x = normal_values({kTokens, kDim}, 5) + 0.5;

@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "kernels/parallel.h"
 #include "tests/sae/sae_testing.h"
 
 namespace thresher::sae {
@@ -20,10 +21,11 @@ struct Outcome {
   std::vector<std::string> lines;
 };
 
-Outcome train_on(const std::string& type, int ranks) {
+Outcome train_on(const std::string& type, int ranks, int threads = 1) {
   std::vector<Outcome> outcomes(static_cast<std::size_t>(ranks));
   comm::run_thread_ranks(ranks, 60, [&](comm::Communicator& comm) {
     at::set_num_threads(1);
+    kernels::set_num_threads(threads);
     const auto config = testing::config_of_case(type);
     config->hook_point = "h";
     config->expansion_factor = 5;
@@ -31,6 +33,9 @@ Outcome train_on(const std::string& type, int ranks) {
     sae->initialise(11, testing::normal_values({128, kDim}, 1));
     if (type == "relu_l1_bricken") {  // latents that only resampling can wake
       sae->parameters()[1].weight.slice(0, 3, 6).fill_(-100);
+    }
+    if (type == "topk_aux_pairs") {  // latents that TopK never reaches, and AuxK does
+      sae->parameters()[0].weight.slice(1, 0, 20).mul_(0.05);
     }
     if (type == "relu_l1_sparse") sae->parameters()[1].weight.fill_(-0.25);
     Outcome& outcome = outcomes[static_cast<std::size_t>(comm.rank())];
@@ -79,9 +84,24 @@ TEST(LanesAndRanksTest, UsesSparseProductsInThatRun) {
   }
 }
 
-TEST(LanesAndRanksTest, ReachesAuxKInThatRun) {
-  const Outcome one = train_on("topk", 1);
-  EXPECT_GT(Json::parse(one.lines.back(), "line").at("aux_loss").as_double(), 0.0);
+TEST(LanesAndRanksTest, ReachesAuxKInThoseRunsByDenseProductsAndByPairs) {
+  // Pairs are for more than six times as many dead latents as AuxK takes: 12, and 1.
+  const auto last_line = [](const std::string& type) {
+    return Json::parse(train_on(type, 1).lines.back(), "line");
+  };
+  const Json dense = last_line("topk"), pairs = last_line("topk_aux_pairs");
+  EXPECT_GT(dense.at("aux_loss").as_double(), 0.0);
+  EXPECT_GT(pairs.at("aux_loss").as_double(), 0.0);
+  EXPECT_LE(dense.at("dead_latents").as_int(), 6 * 12);
+  EXPECT_GT(pairs.at("dead_latents").as_int(), 6 * 1);
+}
+
+TEST(LanesAndRanksTest, TrainsToTheSameBitsWithOneAndThreeThreads) {
+  for (const std::string type : {"topk", "topk_aux_pairs", "batch_topk"}) {
+    const Outcome one = train_on(type, 1), three = train_on(type, 1, 3);
+    EXPECT_EQ(three.lines, one.lines) << type;
+    EXPECT_TRUE(three.state == one.state) << type;
+  }
 }
 
 }  // namespace

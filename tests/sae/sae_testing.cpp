@@ -26,13 +26,20 @@ at::Tensor normal_values(std::vector<std::int64_t> shape, std::uint64_t seed) {
 }
 
 std::vector<std::string> cases() {
-  return {"topk",         "topk_annealed",      "batch_topk",
-          "relu_l1",      "relu_l1_sparse",     "relu_l1_bricken",
-          "jumprelu_gdm", "jumprelu_target_l0", "jumprelu_anthropic"};
+  return {"topk",
+          "topk_annealed",
+          "topk_aux_pairs",
+          "batch_topk",
+          "relu_l1",
+          "relu_l1_sparse",
+          "relu_l1_bricken",
+          "jumprelu_gdm",
+          "jumprelu_target_l0",
+          "jumprelu_anthropic"};
 }
 
 std::unique_ptr<SaeConfig> config_of_case(const std::string& name) {
-  const std::string type = name == "topk_annealed"        ? "topk"
+  const std::string type = name.starts_with("topk")       ? "topk"
                            : name.starts_with("relu")     ? "relu_l1"
                            : name.starts_with("jumprelu") ? "jumprelu"
                                                           : name;
@@ -40,6 +47,7 @@ std::unique_ptr<SaeConfig> config_of_case(const std::string& name) {
   config->name = "a";
   if (auto* topk = dynamic_cast<TopKConfig*>(config.get())) {
     topk->k = 6;
+    if (name == "topk_aux_pairs") topk->aux_k = 1;
     if (name == "topk_annealed") {
       topk->k_start = 11;
       topk->k_anneal_tokens = 300;

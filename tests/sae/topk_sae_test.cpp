@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -74,15 +75,29 @@ TopKReference reference_of(TopKSae& sae, const at::Tensor& x,
   return reference;
 }
 
-// No dead latents; fewer than aux_k; more than aux_k (some of them selected by TopK as well).
-const std::vector<std::vector<std::int64_t>> kDeadSets = {{}, {2, 9}, {0, 1, 3, 5, 8, 11, 13}};
+// No dead latents; fewer than aux_k; more than aux_k (some of them selected by TopK as well); one;
+// all; so many that AuxK's pairs are few among them.
+const std::vector<std::vector<std::int64_t>> kDeadSets = {
+    {},
+    {2, 9},
+    {0, 1, 3, 5, 8, 11, 13},
+    {4},
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13},
+    {0, 1, 3, 5, 6, 8, 10, 11, 12, 13}};
+constexpr std::size_t kManyDead = 5;
+
+TopKConfig config_for(std::size_t dead_set) {
+  TopKConfig config = small_config();
+  if (dead_set == kManyDead) config.aux_k = 1;
+  return config;
+}
 
 class TopKGradientTest : public ::testing::TestWithParam<std::size_t> {};
-INSTANTIATE_TEST_SUITE_P(DeadSets, TopKGradientTest, ::testing::Values(0, 1, 2));
+INSTANTIATE_TEST_SUITE_P(DeadSets, TopKGradientTest, ::testing::Values(0, 1, 2, 3, 4, 5));
 
 TEST_P(TopKGradientTest, FormulasEqualCentralDifferencesAndAutograd) {
   const auto& dead = kDeadSets[GetParam()];
-  const auto sae = make_sae(small_config(), dead);
+  const auto sae = make_sae(config_for(GetParam()), dead);
   const TopKReference reference = reference_of(*sae, normal_values({kTokens, kDim}, 5) + 0.5, dead);
   const auto loss = [&](const auto& parameters) { return reference.loss(parameters); };
   const auto formulas = reference.gradients();
@@ -98,7 +113,7 @@ TEST_P(TopKGradientTest, TrainingCodeEqualsTheFormulasForEveryLaneCount) {
   const auto& dead = kDeadSets[GetParam()];
   const at::Tensor x = normal_values({kTokens, kDim}, 5) + 0.5;
   for (const std::int64_t n_lanes : {1, 2, 8}) {
-    const auto sae = make_sae(small_config(), dead);
+    const auto sae = make_sae(config_for(GetParam()), dead);
     const TopKReference reference = reference_of(*sae, x, dead);
     const auto expected = reference.gradients();
     const auto comm = comm::make_self_communicator();
@@ -110,6 +125,46 @@ TEST_P(TopKGradientTest, TrainingCodeEqualsTheFormulasForEveryLaneCount) {
     }
     const Json figures = sae->finish_step(*comm);
     EXPECT_NEAR(figures.at("loss").as_double(), reference.loss_value(), 1e-5);
+  }
+}
+
+TEST(TopKSaeTest, AddsBothGradientsOfADeadLatentThatComesBack) {
+  // Every latent is dead and all of AuxK's are its own: what TopK selects, AuxK selects as well.
+  const auto& dead = kDeadSets[4];
+  TopKConfig config = small_config();
+  config.k = config.aux_k.emplace(kLatents);
+  const at::Tensor x = normal_values({kTokens, kDim}, 5) + 0.5;
+  const auto comm = comm::make_self_communicator();
+  const auto sae = make_sae(config, dead);
+  const TopKReference reference = reference_of(*sae, x, dead);
+  ASSERT_TRUE(at::equal(reference.main_mask, reference.aux_mask));
+  const auto expected = reference.gradients();
+  compute_gradients(*sae, {.batch_tokens = kTokens, .dead_window_tokens = kWindow}, x, 4, *comm);
+  for (std::size_t p = 0; p < 4; ++p) {
+    EXPECT_LE(relative_difference(sae->parameters()[p].gradient, expected[p]), 1e-5) << kNames[p];
+  }
+  const Json figures = sae->finish_step(*comm);
+  EXPECT_EQ(figures.at("dead_latents").as_int(), 0);
+  EXPECT_GT(figures.at("aux_loss").as_double(), 0.0);
+}
+
+TEST(TopKSaeTest, LeavesTheGradientsOfLiveLatentsAlone) {
+  const at::Tensor x = normal_values({kTokens, kDim}, 5) + 0.5;
+  const auto comm = comm::make_self_communicator();
+  const StepInfo info{.batch_tokens = kTokens, .dead_window_tokens = kWindow};
+  TopKConfig without_aux = small_config();
+  without_aux.aux_coefficient = 0;
+  const auto& dead = kDeadSets[2];
+  const auto sae = make_sae(small_config(), dead), other = make_sae(without_aux, dead);
+  compute_gradients(*sae, info, x, 4, *comm);
+  compute_gradients(*other, info, x, 4, *comm);
+  const at::Tensor W_dec = sae->parameters()[2].gradient, W_enc = sae->parameters()[0].gradient;
+  for (std::int64_t i = 0; i < kLatents; ++i) {
+    const bool is_dead = std::find(dead.begin(), dead.end(), i) != dead.end();
+    if (is_dead) continue;
+    EXPECT_TRUE(at::equal(W_dec[i], other->parameters()[2].gradient[i])) << "latent " << i;
+    EXPECT_TRUE(at::equal(W_enc.select(1, i), other->parameters()[0].gradient.select(1, i)))
+        << "latent " << i;
   }
 }
 
