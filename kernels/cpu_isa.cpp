@@ -48,6 +48,15 @@ bool supports(CpuIsa isa) {
   return isa == CpuIsa::kPortable;
 }
 
+bool has_byte_products() {
+#if defined(__x86_64__)
+  return supports(CpuIsa::kAvx512) && __builtin_cpu_supports("avx512vnni") != 0 &&
+         __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0;
+#else
+  return false;
+#endif
+}
+
 std::string_view to_string(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kAvx512:

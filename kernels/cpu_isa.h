@@ -12,6 +12,8 @@ enum class CpuIsa { kPortable, kAvx2, kAvx512 };
 /// (portable, avx2, avx512). ConfigError if the name is unknown or the processor lacks it.
 CpuIsa cpu_isa();
 bool supports(CpuIsa isa);
+/// Products of bytes four at a time (AVX-512 VNNI).
+bool has_byte_products();
 std::string_view to_string(CpuIsa isa);
 
 }  // namespace thresher::kernels

@@ -10,13 +10,13 @@
 namespace thresher::kernels {
 
 /// The encoder's pre-activations z = x W_enc + b_enc, of which only what a selection keeps is ever
-/// in memory: they are computed a block of registers at a time and compared with a bound that
-/// rises as larger ones are found. Needs memory for one packed block of W_enc (at most
-/// kPackedBytes) and for the candidates.
+/// in memory: blocks of limits tell which of them may be selected, and those are computed one by
+/// one. Needs memory for packed columns and limits (at most kPackedBytes and some MiB a thread).
 ///
-/// A pre-activation is one chain of fused multiply-adds in the order of d, then the bias, whatever
-/// the shape, tile or number of threads: its bits depend on its row of x and its row of W_enc only.
-/// (Portable code, for processors without fused multiply-add, rounds products too.)
+/// A pre-activation is a dot product in float32 and the bias: 16 partial sums, of the dimensions p
+/// with the same p % 16, added as a tree (kernels/detail/lanes.h). Products are rounded before they
+/// are added, so its bits depend on its row of x and its row of W_enc only, and are the same on
+/// every processor.
 struct EncoderProduct {
   std::int64_t rows = 0, d = 0, n_latents = 0;
   const float* x = nullptr;      // [rows, d]
@@ -38,23 +38,42 @@ struct SelectedPairs {
   std::vector<std::int32_t> indices;
 };
 
+/// Whether the limits come from a product in bytes (AVX-512 VNNI: about four times as fast) rather
+/// than in float32, whose limits leave less open (docs/performance.md). What is selected, and every
+/// bit of it, is the same either way.
+///
+/// kAuto: where the processor has such products, the shape is worth it, and bytes did not leave too
+/// much open the last time. kOn: always, even by portable code. kOff: never.
+enum class Screening { kAuto, kOn, kOff };
+
+/// kAuto, unless the environment variable THRESHER_SCREENING says on or off. ConfigError if it says
+/// anything else.
+Screening default_screening();
+
+/// Of all selections of this process so far: (row, latent) pairs that went through the product in
+/// bytes, and those of them that were then computed in float32.
+struct ScreeningFigures {
+  std::int64_t pairs = 0, survivors = 0;
+};
+ScreeningFigures screening_figures();
+
 /// The selections, with the working memory that they keep from call to call. One thread at a time
 /// may use it; it uses num_threads() threads itself. The device is the CPU.
 class EncodeSelect {
  public:
-  static constexpr std::int64_t kPackedBytes = std::int64_t{8} << 20;
+  static constexpr std::int64_t kPackedBytes = std::int64_t{32} << 20;
 
-  explicit EncodeSelect(CpuIsa isa = cpu_isa());
+  explicit EncodeSelect(CpuIsa isa = cpu_isa(), Screening screening = default_screening());
   ~EncodeSelect();
   EncodeSelect(EncodeSelect&&) noexcept;
   EncodeSelect& operator=(EncodeSelect&&) noexcept;
 
-  /// The k largest of every row and, from the same product, the masked->k largest among the latents
-  /// where `mask` [n_latents] is not zero (both null: no second selection). The same pairs as
-  /// topk() of the whole matrix would give, except that NaN is never selected: a row with fewer
-  /// than k numbers is filled up with value 0 of latent 0. Returns the number of NaN
-  /// pre-activations. InternalError unless 1 <= k <= n_latents and masked->k is between 1 and the
-  /// number of open latents.
+  /// The k largest of every row and, from a second product of those latents alone, the masked->k
+  /// largest among the latents where `mask` [n_latents] is not zero (both null: no second
+  /// selection). The same pairs as topk() of the whole matrix would give, except that NaN is never
+  /// selected: a row with fewer than k numbers is filled up with value 0 of latent 0. Returns the
+  /// number of NaN pre-activations. InternalError unless 1 <= k <= n_latents and masked->k is
+  /// between 1 and the number of open latents.
   std::int64_t topk(const EncoderProduct& product, const TopKSlots& main,
                     const std::uint8_t* mask = nullptr, const TopKSlots* masked = nullptr);
 

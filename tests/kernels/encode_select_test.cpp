@@ -1,6 +1,8 @@
 #include "kernels/encode_select.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "core/error.h"
@@ -25,17 +27,19 @@ struct Encoder {
   EncoderProduct product() const {
     return {rows, d, n_latents, x.data(), W_enc.data(), b_enc.data()};
   }
-  Floats pre_acts(CpuIsa isa) const {
+  Floats pre_acts() const {
     Floats z;
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t j = 0; j < n_latents; ++j) {
-        float sum = 0;
+        float sums[16] = {};
         for (std::int64_t p = 0; p < d; ++p) {
-          const float a = x[static_cast<std::size_t>(r * d + p)];
-          const float b = W_enc[static_cast<std::size_t>(j * d + p)];
-          sum = isa == CpuIsa::kPortable ? sum + a * b : std::fma(a, b, sum);
+          sums[p % 16] +=
+              x[static_cast<std::size_t>(r * d + p)] * W_enc[static_cast<std::size_t>(j * d + p)];
         }
-        z.push_back(sum + b_enc[static_cast<std::size_t>(j)]);
+        for (int half = 8; half >= 1; half /= 2) {
+          for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+        }
+        z.push_back(sums[0] + b_enc[static_cast<std::size_t>(j)]);
       }
     }
     return z;
@@ -61,11 +65,18 @@ struct Chosen {
   std::int64_t not_numbers = 0;
 };
 
-class EncodeSelectTest : public testing::TestWithParam<CpuIsa> {
+/// Every instruction set, without and with a look at bytes first.
+struct Way {
+  CpuIsa isa;
+  Screening screening;
+};
+
+class EncodeSelectTest : public testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
-    if (!supports(GetParam())) GTEST_SKIP() << "not on this processor";
+    if (!supports(isa())) GTEST_SKIP() << "not on this processor";
   }
+  static CpuIsa isa() { return GetParam().isa; }
   void TearDown() override { set_num_threads(1); }
 
   Chosen topk(const Encoder& encoder, std::int64_t k, const Mask* mask = nullptr,
@@ -82,7 +93,7 @@ class EncodeSelectTest : public testing::TestWithParam<CpuIsa> {
     return out;
   }
 
-  EncodeSelect select_{GetParam()};
+  EncodeSelect select_{isa(), GetParam().screening};
 };
 
 TEST_P(EncodeSelectTest, KeepsTheLargestFirstAndTheLowerIndexOfEqualOnes) {
@@ -143,7 +154,7 @@ TEST_P(EncodeSelectTest, AgreesWithTheWholeMatrixOnManyShapes) {
     set_num_threads(1 + trial % 4);
     const Chosen out = topk(encoder, k, masked ? &mask : nullptr, masked_k);
 
-    const Floats z = encoder.pre_acts(GetParam());
+    const Floats z = encoder.pre_acts();
     Floats values(out.values.size());
     Indices indices(out.indices.size());
     reference::topk(rows, n, k, z.data(), nullptr, values.data(), indices.data());
@@ -171,7 +182,7 @@ TEST_P(EncodeSelectTest, TakesEverythingFromABoundOn) {
     SelectedPairs pairs;
     EXPECT_EQ(select_.above(encoder.product(), bounds.data(), pairs), 0);
 
-    const Floats z = encoder.pre_acts(GetParam());
+    const Floats z = encoder.pre_acts();
     SelectedPairs expected{{0}, {}, {}};
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t j = 0; j < n; ++j) {
@@ -236,22 +247,107 @@ TEST_P(EncodeSelectTest, RefusesAKThatCannotBe) {
   EXPECT_EQ(message(1, &mask, 2), "topk_masked: k = 2, but the mask leaves 1 of 3 columns");
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, EncodeSelectTest,
-                         testing::Values(CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512),
-                         [](const auto& isa) { return std::string(to_string(isa.param)); });
+INSTANTIATE_TEST_SUITE_P(
+    Isa, EncodeSelectTest,
+    testing::Values(Way{CpuIsa::kPortable, Screening::kOff}, Way{CpuIsa::kAvx2, Screening::kOff},
+                    Way{CpuIsa::kAvx512, Screening::kOff}, Way{CpuIsa::kPortable, Screening::kOn},
+                    Way{CpuIsa::kAvx2, Screening::kOn}, Way{CpuIsa::kAvx512, Screening::kOn}),
+    [](const auto& way) {
+      return std::string(to_string(way.param.isa)) +
+             (way.param.screening == Screening::kOn ? "_screened" : "");
+    });
 
-TEST(EncodeSelect, HasTheSameBitsWithBothFusedInstructionSets) {
-  if (!supports(CpuIsa::kAvx512)) GTEST_SKIP() << "this processor has no AVX-512";
+/// Rows whose limits say little: magnitudes over many decades, a few dimensions far above the
+/// rest, rows and latents of zeros, denormals, infinities and NaN.
+Encoder unruly(Draws& draws, std::int64_t rows, std::int64_t d, std::int64_t n) {
+  Encoder out = encoder(draws, rows, d, n, false);
+  const auto scale = [&](Floats& values, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto exponent = static_cast<int>(draws.integer(-12, 12));
+      const std::int64_t kind = draws.integer(0, 19);
+      for (std::int64_t p = 0; p < d; ++p) {
+        float& value = values[static_cast<std::size_t>(i * d + p)];
+        value = kind == 0 ? 0 : kind == 1 ? value * 1e-42f : std::ldexp(value, exponent);
+        if (kind > 1 && p % 37 == 3) value *= 300;
+      }
+      if (kind == 2) values[static_cast<std::size_t>(i * d)] = kInfinity;
+      if (kind == 3) values[static_cast<std::size_t>(i * d)] = kNaN;
+      if (kind == 4) values[static_cast<std::size_t>(i * d)] = 3e38f;
+    }
+  };
+  scale(out.x, rows);
+  scale(out.W_enc, n);
+  for (std::int64_t j = 0; j < n; j += 29) out.b_enc[static_cast<std::size_t>(j)] = -kInfinity;
+  return out;
+}
+
+TEST_P(EncodeSelectTest, IsExactWhereLimitsSayLittle) {
+  Draws draws(4711);
+  for (int trial = 0; trial < 60; ++trial) {
+    const std::int64_t rows = draws.size(1, 40), d = draws.size(1, 130), n = draws.size(9, 700);
+    const std::int64_t k = draws.integer(1, 8);
+    const Encoder encoder = unruly(draws, rows, d, n);
+    set_num_threads(1 + trial % 3);
+    Floats z = encoder.pre_acts();
+    const auto not_numbers = static_cast<std::int64_t>(
+        std::count_if(z.begin(), z.end(), [](float value) { return value != value; }));
+    const Chosen out = topk(encoder, k);
+    ASSERT_EQ(out.not_numbers, not_numbers) << rows << " x " << d << " x " << n;
+    // What is not a number loses to everything.
+    std::int64_t row = 0;
+    for (; row < rows; ++row) {
+      const auto begin = z.begin() + row * n;
+      if (std::count_if(begin, begin + n, [](float value) { return value == value; }) < k) continue;
+      std::replace_if(
+          begin, begin + n, [](float value) { return value != value; }, -kInfinity);
+      Floats values(static_cast<std::size_t>(k));
+      Indices indices(values.size());
+      reference::topk(1, n, k, &*begin, nullptr, values.data(), indices.data());
+      // Among infinities below the indices may be of what was not a number.
+      if (values.back() == -kInfinity) continue;
+      const auto at = static_cast<std::size_t>(row * k), end = at + values.size();
+      ASSERT_EQ(Indices(out.indices.begin() + at, out.indices.begin() + end), indices);
+      ASSERT_EQ(bits({out.values.data() + at, values.size()}), bits(values));
+    }
+  }
+}
+
+TEST(EncodeSelect, HasTheSameBitsOnEveryProcessor) {
   Draws draws(5);
   const Encoder encoder = thresher::kernels::encoder(draws, 33, 129, 257, false);
-  std::vector<Floats> values;
-  for (const CpuIsa isa : {CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+  for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+    if (!supports(isa)) continue;
     EncodeSelect select(isa);
     Indices indices(33 * 20);
-    values.emplace_back(33 * 20);
-    select.topk(encoder.product(), {20, values.back().data(), indices.data()});
+    Floats values(33 * 20), expected(33 * 20);
+    select.topk(encoder.product(), {20, values.data(), indices.data()});
+    reference::topk(33, 257, 20, encoder.pre_acts().data(), nullptr, expected.data(),
+                    indices.data());
+    EXPECT_EQ(bits(values), bits(expected));
   }
-  EXPECT_EQ(bits(values[0]), bits(values[1]));
+}
+
+TEST(EncodeSelect, CountsWhatBytesLeaveOpen) {
+  Draws draws(6);
+  const Encoder encoder = thresher::kernels::encoder(draws, 64, 64, 1024, false);
+  const ScreeningFigures before = screening_figures();
+  EncodeSelect select(CpuIsa::kPortable, Screening::kOn);
+  Indices indices(64 * 8);
+  Floats values(64 * 8);
+  select.topk(encoder.product(), {8, values.data(), indices.data()});
+  const ScreeningFigures after = screening_figures();
+  EXPECT_EQ(after.pairs - before.pairs, 64 * 1024);
+  EXPECT_GE(after.survivors - before.survivors, 64 * 8);
+  EXPECT_LT(after.survivors - before.survivors, 64 * 1024 / 4);
+}
+
+TEST(EncodeSelect, KnowsWhenToUseBytes) {
+  ASSERT_EQ(setenv("THRESHER_SCREENING", "off", 1), 0);
+  EXPECT_EQ(default_screening(), Screening::kOff);
+  ASSERT_EQ(setenv("THRESHER_SCREENING", "maybe", 1), 0);
+  EXPECT_THROW(default_screening(), ConfigError);
+  ASSERT_EQ(unsetenv("THRESHER_SCREENING"), 0);
+  EXPECT_EQ(default_screening(), Screening::kAuto);
 }
 
 }  // namespace
