@@ -31,10 +31,9 @@ struct EncoderOperands {
 /// caller knows their number, the device is not asked (on the CPU InternalError). InternalError
 /// unless 1 <= k <= n_latents for both.
 ///
-/// Bits: with float32 operands a pre-activation is one chain of fused multiply-adds in the order of
-/// d, then the bias, as on a CPU that has them. With bfloat16 operands the order is the tensor
-/// core's, the same for every shape, so a pre-activation depends on its row of x and its row of
-/// W_enc only; on the CPU it is the chain again.
+/// Bits: a pre-activation depends on its row of x and its row of W_enc only. With float32 operands
+/// it is, on CUDA, one chain of fused multiply-adds in the order of d, then the bias; with bfloat16
+/// operands the order is the tensor core's. On the CPU it is what encode_select.h says.
 void encode_topk(const Exec& exec, const EncoderOperands& operands, const TopKSlots& main,
                  const std::uint8_t* mask, const TopKSlots* masked, std::int64_t* not_numbers);
 

@@ -201,7 +201,7 @@ TEST_P(EncodeTopKTest, EqualsTheReferenceOnRandomLongRows) {
   }
 }
 
-TEST_P(EncodeTopKTest, AgreesWithTheCpuOnRealValuesBitForBitInFloat32) {
+TEST_P(EncodeTopKTest, AgreesWithTheCpuOnRealValuesWithinRounding) {
   Draws draws(31);
   const bool is_float32 = GetParam().type == OperandType::kFloat32;
   const auto operands = [&](std::int64_t count) {
@@ -216,11 +216,6 @@ TEST_P(EncodeTopKTest, AgreesWithTheCpuOnRealValuesBitForBitInFloat32) {
       37, 200, 515, GetParam().type, operands(37 * 200), operands(515 * 200), draws.reals(515),
       20, {},  0};
   const EncodeOut out = run(in), expected = cpu_step_backend()->encode_topk(in);
-  // Portable code rounds products, tensor cores add in an order of their own.
-  if (is_float32 && cpu_isa() != CpuIsa::kPortable) {
-    EXPECT_EQ(out.main.indices, expected.main.indices);
-    EXPECT_EQ(bits(out.main.values), bits(expected.main.values));
-  }
   for (std::size_t i = 0; i < out.main.values.size(); ++i) {
     EXPECT_NEAR(out.main.values[i], expected.main.values[i], 1e-4);
   }
