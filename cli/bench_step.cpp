@@ -13,6 +13,7 @@
 #include "cli/ranks.h"
 #include "cli/versions.h"
 #include "core/error.h"
+#include "kernels/encode_select.h"
 
 namespace thresher::cli {
 namespace {
@@ -114,6 +115,15 @@ void add_times(Json& out, const Series& series, std::int64_t batch_tokens) {
   out["step_over_product_cpu"] = median(series.steps.cpu) / median(series.products.cpu);
 }
 
+/// Null where no product was taken in bytes.
+Json screening_json(const kernels::ScreeningFigures& before,
+                    const kernels::ScreeningFigures& after) {
+  if (after.pairs == before.pairs) return {};
+  return Json::object({{"share_left_open", static_cast<double>(after.survivors - before.survivors) /
+                                               static_cast<double>(after.pairs - before.pairs)},
+                       {"limit_over_norms", after.limit}});
+}
+
 std::string milliseconds(const Json& summary) {
   return fmt::format("{:9.2f} ms  (min {:.2f}, max {:.2f})", 1e3 * summary.at("median").as_double(),
                      1e3 * summary.at("min").as_double(), 1e3 * summary.at("max").as_double());
@@ -158,6 +168,7 @@ Json bench_step(const BenchStepOptions& options) {
         "--device cpu");
   }
   StepWorkload workload(options);
+  const kernels::ScreeningFigures before = kernels::screening_figures();
   for (std::int64_t i = 0; i < kWarmSteps; ++i) workload.take_step();
   const std::int64_t peak = peak_rss_bytes();
   EncoderProduct product(workload.batch(0), workload.row_major_encoder());
@@ -188,6 +199,7 @@ Json bench_step(const BenchStepOptions& options) {
   out["dead_latents"] = workload.figure("dead_latents");
   out["loss"] = workload.figure("loss");
   out["memory"] = memory_figures(workload, peak);
+  out["screening"] = screening_json(before, kernels::screening_figures());
   out["versions"] = versions_json();
   return out;
 }
@@ -214,6 +226,13 @@ std::string step_table(const Json& figures) {
   text += fmt::format("tokens/s         {:9.0f}     (best {:.0f})\n", number("tokens_per_second"),
                       number("tokens_per_second_best"));
   text += fmt::format("l0 {:.1f}, dead latents {:.0f}\n", number("l0"), number("dead_latents"));
+  if (const Json& screening = figures.at("screening"); !screening.is_null()) {
+    text += fmt::format(
+        "screened in bytes: {:.2f} % of the pre-activations left open; limits {:.2f} % of |x| |w| "
+        "above\n",
+        100 * screening.at("share_left_open").as_double(),
+        100 * screening.at("limit_over_norms").as_double());
+  }
   text += fmt::format(
       "memory: parameters {:.3f} + optimiser {:.3f} + gradients {:.3f} = {:.3f} GiB; peak {:.3f} "
       "GiB, {:.3f} GiB beyond\n",

@@ -51,9 +51,11 @@ enum class Screening { kAuto, kOn, kOff };
 Screening default_screening();
 
 /// Of all selections of this process so far: (row, latent) pairs that went through the product in
-/// bytes, and those of them that were then computed in float32.
+/// bytes, and those of them that were then computed in float32. `limit`: how far, on average, a
+/// limit of the last such product lay above the product itself, as a part of |x| |w|.
 struct ScreeningFigures {
   std::int64_t pairs = 0, survivors = 0;
+  double limit = 0;
 };
 ScreeningFigures screening_figures();
 

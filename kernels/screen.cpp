@@ -47,6 +47,18 @@ constexpr double kMostInVain = 0.2;
 constexpr std::int64_t kCallsInFloats = 31;
 
 std::atomic<std::int64_t> g_pairs, g_survivors;
+std::atomic<double> g_limit;
+
+/// The mean of error / norm where something is known.
+double relative_error(const AlignedVector<float>& error, const AlignedVector<float>& norm) {
+  double sum = 0, count = 0;
+  for (std::size_t i = 0; i < error.size(); ++i) {
+    if (!(norm[i] > 0) || !std::isfinite(error[i])) continue;
+    sum += static_cast<double>(error[i]) / static_cast<double>(norm[i]);
+    count += 1;
+  }
+  return count > 0 ? sum / count : 0;
+}
 
 std::int64_t tiles_of(std::int64_t count, std::int64_t width) {
   return (count + width - 1) / width;
@@ -403,6 +415,7 @@ void Screen::finish() {
   if (!tile_->is_bytes) return;
   g_pairs += pairs;
   g_survivors += survivors;
+  g_limit = relative_error(rows_.error, rows_.norm) + relative_error(columns_.error, columns_.norm);
   if (static_cast<double>(survivors - taken) > kMostInVain * static_cast<double>(pairs)) {
     calls_in_floats_ = kCallsInFloats;
   }
@@ -410,6 +423,8 @@ void Screen::finish() {
 
 }  // namespace detail
 
-ScreeningFigures screening_figures() { return {detail::g_pairs, detail::g_survivors}; }
+ScreeningFigures screening_figures() {
+  return {detail::g_pairs, detail::g_survivors, detail::g_limit};
+}
 
 }  // namespace thresher::kernels

@@ -339,6 +339,9 @@ TEST(EncodeSelect, CountsWhatBytesLeaveOpen) {
   EXPECT_EQ(after.pairs - before.pairs, 64 * 1024);
   EXPECT_GE(after.survivors - before.survivors, 64 * 8);
   EXPECT_LT(after.survivors - before.survivors, 64 * 1024 / 4);
+  // Steps of 1/127 of the largest number, in 64 dimensions, on both sides.
+  EXPECT_GT(after.limit, 0.005);
+  EXPECT_LT(after.limit, 0.05);
 }
 
 TEST(EncodeSelect, KnowsWhenToUseBytes) {

@@ -23,7 +23,7 @@ ABOVE["trainer"] = {"core", "comm", "kernels", "activation_cache", "sae"}
 # Outside headers by the folder that may name them; fmt is for implementation files everywhere.
 OUTSIDE = {
     "yaml-cpp/": {"core"}, "spdlog/": {"core"}, "nlohmann/": {"core"}, "openssl/": {"core"}, "xxhash": {"core"},
-    "mpi.h": {"comm"}, "nccl": {"comm"}, "cuda_runtime": {"kernels"}, "pcre2": {"corpus"}, "utf8proc": {"corpus"},
+    "mpi.h": {"comm"}, "nccl": {"comm"}, "cuda_runtime": {"comm", "kernels"}, "pcre2": {"corpus"}, "utf8proc": {"corpus"},
     "zlib.h": {"corpus"}, "zstd.h": {"corpus"},
     "hdf5": {"activation_cache"}, "H5": {"activation_cache"}, "CLI/": {"cli"},
     "ATen/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli", "operators"},
