@@ -27,7 +27,7 @@ OUTSIDE = {
     "zlib.h": {"corpus"}, "zstd.h": {"corpus"},
     "hdf5": {"activation_cache"}, "H5": {"activation_cache"}, "CLI/": {"cli"},
     "ATen/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli", "operators"},
-    "c10/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli"},
+    "c10/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli", "operators"},
     "torch/library.h": {"operators"}, "torch/csrc/": {"operators"},
 }
 ONLY_IN_SOURCES = ["fmt/", "yaml-cpp/", "spdlog/", "nlohmann/", "openssl/", "xxhash", "mpi.h", "nccl", "pcre2", "utf8proc",
