@@ -25,7 +25,7 @@ struct AuxKProblem {
 /// AuxK on dense products of the dead latents alone: where k is no small part of them, that is
 /// several times as fast as pairs. With e the errors and x the inputs of a lane's rows:
 ///
-///     z = x W_enc + b_enc                     of dead latents: the bits that EncodeSelect sees
+///     z = x W_enc + b_enc                     of dead latents, within rounding of EncodeSelect's
 ///     f = max(z, 0) for the k largest z of a row (ties to the lower index, NaN never), else 0
 ///     r = e - f W_dec
 ///     q = [f > 0] r W_dec^T
