@@ -140,6 +140,7 @@ sae::InferenceSae untrained_sae(const trainer::TrainJob& job, std::size_t index,
   untrained.hook_index = source.hook_index(config.hook_point);
   untrained.sae = sae::make_training_sae(config, source.hook_points()[untrained.hook_index].d_in);
   untrained.transform = sae::make_input_transform(config, source.statistics(untrained.hook_index));
+  untrained.centre = at::tensor(untrained.transform.centre, at::kDouble).to(at::kFloat);
   trainer::initialise(untrained, job, source);
   return untrained.sae->to_inference(untrained.transform);
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "sae/device_topk_sae.h"
 #include "sae/jumprelu_sae.h"
 #include "sae/relu_l1_sae.h"
 #include "sae/topk_sae.h"
@@ -60,12 +61,22 @@ std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int
                                                const TrainingPlace& place) {
   const Variant* variant = find_variant(config.type);
   THRESHER_CHECK(variant != nullptr, "no SAE variant of this type: " + config.type);
-  if (place.device != Device::kCpu) {
-    throw ConfigError(
-        fmt::format("sae {}: type {} cannot be trained on cuda yet", config.name, config.type),
-        "run.device: cpu; harvest and evaluation work on cuda");
+  if (place.device == Device::kCpu && !place.has_bfloat16_encoder) {
+    return variant->make_training_sae(config, d_in);
   }
-  return variant->make_training_sae(config, d_in);
+  if (place.device == Device::kCpu) {
+    throw ConfigError(
+        fmt::format("sae {}: train.encoder_dtype = bfloat16: processors train in float32",
+                    config.name),
+        "train.encoder_dtype: float32, or run.device: cuda");
+  }
+  if (config.type != "topk") {
+    throw ConfigError(
+        fmt::format("sae {}: type {} cannot be trained on cuda", config.name, config.type),
+        "type: topk, or run.device: cpu",
+        "a cache that was made on cuda can be trained on with run.device: cpu");
+  }
+  return std::make_unique<DeviceTopKSae>(dynamic_cast<const TopKConfig&>(config), d_in, place);
 }
 
 }  // namespace thresher::sae

@@ -14,6 +14,7 @@
 #include "kernels/column_sums.h"
 #include "sae/initialisation.h"
 #include "sae/lane_sums.h"
+#include "sae/topk_common.h"
 
 namespace thresher::sae {
 namespace {
@@ -46,22 +47,7 @@ TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
       b_dec_tree_(d_in) {
   d_in_ = d_in;
   n_latents_ = config.latents(d_in);
-  if (config.k > n_latents_) {
-    throw ConfigError(fmt::format("sae {}: k {} is above the dictionary size {}", config.name,
-                                  config.k, n_latents_),
-                      fmt::format("1 <= k <= {}", n_latents_));
-  }
-  aux_k_ = config.aux_k.value_or(std::clamp<std::int64_t>(d_in / 2, 1, n_latents_));
-  if (aux_k_ > n_latents_) {
-    throw ConfigError(fmt::format("sae {}: aux_k {} is above the dictionary size {}", config.name,
-                                  aux_k_, n_latents_),
-                      fmt::format("1 <= aux_k <= {}", n_latents_));
-  }
-  if (config.k_at(0) > n_latents_) {
-    throw ConfigError(fmt::format("sae {}: k_start {} is above the dictionary size {}", config.name,
-                                  config.k_at(0), n_latents_),
-                      fmt::format("{} <= k_start <= {}", config.k, n_latents_));
-  }
+  aux_k_ = checked_aux_k(config, d_in);
   const auto options = at::TensorOptions(at::kFloat);
   const auto zeros = [&](at::IntArrayRef shape) { return at::zeros(shape, options); };
   parameters_ = {
@@ -274,24 +260,12 @@ Json TopKSae::finish_step(comm::Communicator& comm) {
 }
 
 InferenceSae TopKSae::to_inference(const InputTransform& transform) const {
-  // The decoder rows are unit already, and a common factor 1 / scale on all of them leaves the
-  // selection alone: it moves into the latent activations (b_enc / scale) and out of the rows.
-  InferenceSae out;
-  out.architecture = "topk";
-  out.apply_b_dec_to_input = true;
-  out.k = config_.k;
+  InferenceSae out = export_topk(config_, parameters_, transform);
   if (is_batch()) {
     out.architecture = "jumprelu";
     out.k = 0;
     out.threshold = at::full({n_latents_}, exported_threshold() / transform.scale, at::kFloat);
   }
-  out.W_enc = weight(kWEnc).clone(at::MemoryFormat::Contiguous);
-  out.W_dec = weight(kWDec).clone();
-  const at::Tensor centre =
-      at::from_blob(const_cast<double*>(transform.centre.data()), {d_in_}, at::kDouble);
-  out.b_enc = (weight(kBEnc).to(at::kDouble) / transform.scale).to(at::kFloat);
-  out.b_dec = (weight(kBDec).to(at::kDouble) / transform.scale + centre).to(at::kFloat);
-  out.metadata["hook_name"] = config_.hook_point;
   return out;
 }
 

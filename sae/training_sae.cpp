@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "kernels/decoder_norm.h"
+#include "sae/exec.h"
 
 namespace thresher::sae {
 
@@ -19,7 +20,7 @@ void TrainingSae::constrain_weights() {
   for (Parameter& parameter : parameters()) {
     if (!parameter.has_unit_rows) continue;
     const std::int64_t rows = parameter.memory_rows();
-    kernels::normalise_rows({}, rows, parameter.weight.numel() / rows,
+    kernels::normalise_rows(exec_of(parameter.weight), rows, parameter.weight.numel() / rows,
                             static_cast<float*>(parameter.weight.data_ptr()));
   }
 }

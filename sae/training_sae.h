@@ -51,6 +51,9 @@ struct Parameter {
   /// gradient that is parallel to a row out of norm and update, and scales the row back afterwards.
   bool has_unit_rows = false;
   double learning_rate_factor = 1;  // times the SAE's learning rate
+  /// A copy of the weight rounded to bfloat16, same strides, that every update writes anew;
+  /// undefined: none is wanted.
+  at::Tensor bfloat16 = {};
 
   /// Rows as they lie in memory, where a variant may keep a matrix transposed; 1 for a vector.
   std::int64_t memory_rows() const;
@@ -68,6 +71,8 @@ struct Parameter {
 ///   - the trainer takes the norm, clips, lets Adam update, and keeps unit rows at unit norm;
 ///   - finish_step(comm): dead-latent counters; returns the step's global figures.
 ///
+/// On a device all but finish_step only enqueue work on the current stream (is_enqueued).
+///
 /// `lanes` are the rank's own, n_local_lanes of them, in order; together the ranks' lanes hold
 /// batch_tokens rows. Everything is a pure function of the global batch: bits do not
 /// depend on the number of ranks or threads. Losses are means over the global batch's tokens. A NaN
@@ -82,8 +87,13 @@ class TrainingSae {
   /// Same seed, same weights, on every rank. `sample` [n, d_in]: transformed inputs.
   virtual void initialise(std::uint64_t seed, const at::Tensor& sample) = 0;
 
+  /// Whether gradients and figures are complete only once the device's stream has been waited for,
+  /// so that whoever updates the weights must stay on the device, too.
+  virtual bool is_enqueued() const { return false; }
+
   virtual void begin_step(const StepInfo& info) = 0;
-  /// lanes[i]: contiguous float32 [rows, d_in], the transformed inputs of local lane i.
+  /// lanes[i]: contiguous float32 [rows, d_in], the transformed inputs of local lane i, where the
+  /// weights are.
   virtual void forward(const std::vector<at::Tensor>& lanes, comm::Communicator& comm) = 0;
   virtual void backward() = 0;
   virtual void finish_gradients() = 0;

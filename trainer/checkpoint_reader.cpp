@@ -64,7 +64,7 @@ void read_tensor(const SafetensorsFile& file, const std::filesystem::path& path,
                            fmt::join(entry.shape, ", "), dtype_of(tensor),
                            fmt::join(tensor.sizes().vec(), ", ")));
   }
-  at::Tensor rows = at::empty(tensor.sizes(), tensor.options());
+  at::Tensor rows = at::empty(tensor.sizes(), tensor.scalar_type());
   file.read(entry,
             {static_cast<std::byte*>(rows.data_ptr()), static_cast<std::size_t>(rows.nbytes())});
   tensor.copy_(rows);

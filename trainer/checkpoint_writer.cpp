@@ -21,8 +21,8 @@ static_assert(std::endian::native == std::endian::little, "checkpoints are littl
 class TensorList {
  public:
   void add(const std::string& name, const at::Tensor& tensor) {
-    // Row-major in the file, whatever the layout in memory.
-    const at::Tensor& kept = kept_.emplace_back(tensor.contiguous());
+    // Row-major in the file, whatever the layout in memory and wherever that is.
+    const at::Tensor& kept = kept_.emplace_back(tensor.contiguous().to(at::kCPU));
     const std::string dtype = kept.scalar_type() == at::kFloat    ? "F32"
                               : kept.scalar_type() == at::kDouble ? "F64"
                               : kept.scalar_type() == at::kLong   ? "I64"

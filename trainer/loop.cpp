@@ -43,26 +43,34 @@ TrainingLoop::TrainingLoop(const TrainJob& job, activation_cache::ActivationSour
 }
 
 void TrainingLoop::allocate() {
-  raw_.resize(source_->hook_points().size());
-  inputs_.resize(raw_.size());
-  const std::int64_t rows = job_->config.batch_tokens / job_->config.lanes;
+  rows_.resize(source_->hook_points().size());
+  const std::int64_t lane_rows = job_->config.batch_tokens / job_->config.lanes;
   for (const TrainedSae& trained : *saes_) {
-    auto& raw = raw_[trained.hook_index];
-    if (!raw.empty()) continue;
-    for (std::int64_t lane = 0; lane < n_lanes_; ++lane) {
-      raw.push_back(at::empty({rows, trained.sae->d_in()}, at::kFloat));
-      inputs_[trained.hook_index].push_back(at::empty_like(raw.back()));
-    }
+    Rows& rows = rows_[trained.hook_index];
+    if (rows.read.defined()) continue;
+    const at::TensorOptions place = trained.sae->parameters().front().weight.options();
+    const bool is_on_gpu = place.device().is_cuda();
+    rows.read = at::empty({n_lanes_ * lane_rows, trained.sae->d_in()},
+                          at::TensorOptions(at::kFloat).pinned_memory(is_on_gpu));
+    rows.raw = is_on_gpu ? at::empty(rows.read.sizes(), place) : rows.read;
+    rows.inputs = at::empty(rows.read.sizes(), place);
+    rows.lanes = is_on_gpu ? std::vector<at::Tensor>{rows.inputs} : rows.inputs.split(lane_rows);
   }
 }
 
 void TrainingLoop::read_batch() {
   for (std::int64_t lane = 0; lane < n_lanes_; ++lane) {
-    for (std::size_t hook = 0; hook < raw_.size(); ++hook) {
-      if (raw_[hook].empty()) continue;
-      const at::Tensor& rows = raw_[hook][lane];
+    for (std::size_t hook = 0; hook < rows_.size(); ++hook) {
+      if (!rows_[hook].read.defined()) continue;
+      const std::int64_t lane_rows = rows_[hook].read.size(0) / n_lanes_;
+      const at::Tensor rows = rows_[hook].read.narrow(0, lane * lane_rows, lane_rows);
       source_->read(step_, first_lane_ + lane, hook,
                     {rows.data_ptr<float>(), static_cast<std::size_t>(rows.numel())});
+    }
+  }
+  for (Rows& rows : rows_) {
+    if (rows.read.defined() && !rows.raw.is_same(rows.read)) {
+      rows.raw.copy_(rows.read, /*non_blocking=*/true);
     }
   }
 }
@@ -86,15 +94,13 @@ void TrainingLoop::take_step() {
   info.tokens_before = tokens();
   info.total_tokens = steps_ * job_->config.batch_tokens;
   info.batch_tokens = job_->config.batch_tokens;
-  info.n_local_lanes = n_lanes_;
   for (TrainedSae& trained : *saes_) {
     info.dead_window_tokens = trained.dead_window_tokens;
     info.seed = sae_seed(trained.sae->config(), job_->seed);
-    auto& inputs = inputs_[trained.hook_index];
-    for (std::int64_t lane = 0; lane < n_lanes_; ++lane) {
-      transform_rows(trained, raw_[trained.hook_index][lane], inputs[lane]);
-    }
-    trained.figures = trained.step->run(info, inputs, *comm_, is_logged(step_));
+    Rows& rows = rows_[trained.hook_index];
+    transform_rows(trained, rows.raw, rows.inputs);
+    info.n_local_lanes = static_cast<std::int64_t>(rows.lanes.size());
+    trained.figures = trained.step->run(info, rows.lanes, *comm_, is_logged(step_));
   }
   ++step_;
 }

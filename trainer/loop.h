@@ -51,9 +51,15 @@ class TrainingLoop {
   Json identity_;
   std::int64_t steps_, step_ = 0, saved_step_ = -1;
   std::int64_t n_lanes_, first_lane_;
-  /// By hook point and local lane, [lane_rows, d_in]; empty where no SAE looks. SAEs of a hook
-  /// point share both: the rows as they came, and room for each one's transform of them.
-  std::vector<std::vector<at::Tensor>> raw_, inputs_;
+  /// The rows of this rank at a hook point, and room for each SAE's transform of them, which SAEs
+  /// share; undefined where no SAE looks.
+  struct Rows {
+    at::Tensor read;    // [local rows, d_in], lane after lane; in pinned memory if for a GPU
+    at::Tensor raw;     // the same on the device; `read` itself on the CPU
+    at::Tensor inputs;  // [local rows, d_in] on the device
+    std::vector<at::Tensor> lanes;  // of `inputs`: the local lanes, or all of it for a GPU
+  };
+  std::vector<Rows> rows_;
   std::chrono::steady_clock::time_point timed_at_;
   double timed_cpu_seconds_ = 0;
   std::int64_t timed_step_ = 0;

@@ -75,8 +75,11 @@ void broadcast_memory(std::byte* data, std::int64_t n_bytes, comm::Communicator&
 /// Strides are the same on every rank, so the raw memory is what has to travel.
 void broadcast_tensor(const at::Tensor& tensor, comm::Communicator& comm, const std::string& what) {
   THRESHER_CHECK(tensor.is_non_overlapping_and_dense(), "a tensor without gaps: " + what);
-  broadcast_memory(static_cast<std::byte*>(tensor.data_ptr()),
-                   static_cast<std::int64_t>(tensor.nbytes()), comm, what);
+  at::Tensor flat = tensor.as_strided({tensor.numel()}, {1});
+  const at::Tensor host = flat.to(at::kCPU);
+  broadcast_memory(static_cast<std::byte*>(host.data_ptr()),
+                   static_cast<std::int64_t>(host.nbytes()), comm, what);
+  if (!tensor.is_cpu()) flat.copy_(host);
 }
 
 void broadcast_saes(std::vector<TrainedSae>& saes, comm::Communicator& comm) {

@@ -1,23 +1,20 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
+#include <memory>
 #include <vector>
 
 #include "comm/communicator.h"
-#include "kernels/adam.h"
 #include "sae/training_sae.h"
+#include "trainer/parameter_update.h"
 #include "trainer/train_config.h"
 #include "trainer/weight_average.h"
 
 namespace thresher::trainer {
 
-/// Adam's moments of one parameter.
-struct Moments {
-  at::Tensor m, v;  // float32, the parameter's shape
-};
-
-/// The training step of one SAE: the same function in `train`, in the tests and in `bench step`.
+/// The training step of one SAE: the same function in `train`, in the tests and in `bench step`, on
+/// every device. What differs between devices is the SAE's (TrainingSae) and the update's
+/// (ParameterUpdate).
 class Step {
  public:
   /// `config` is this SAE's own (config_of).
@@ -32,6 +29,8 @@ class Step {
   /// then.
   Json run(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
            comm::Communicator& comm, bool wants_norms = false);
+  Step(const Step&) = delete;
+  Step& operator=(const Step&) = delete;
   /// In the order of the SAE's parameters.
   std::vector<Moments>& moments() { return moments_; }
   const WeightAverage& average() const { return average_; }
@@ -39,21 +38,12 @@ class Step {
  private:
   void compute_gradients(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
                          comm::Communicator& comm);
-  /// Without what is parallel to unit rows, which goes to parallel_.
-  double gradient_norm();
-  kernels::AdamStep adam_step(const sae::StepInfo& info, double learning_rate, double norm) const;
-  void update(const kernels::AdamStep& adam);
-  /// Rows [first, first + rows) of parameter i, as they lie in memory.
-  void update_rows(std::size_t i, const kernels::AdamStep& adam, std::int64_t first,
-                   std::int64_t rows, bool renormalises);
-  /// The same update, and the norms of the parameters before it and of what it changed.
-  std::pair<double, double> update_with_norms(const kernels::AdamStep& adam);
   void forget_replaced_latents();
 
   sae::TrainingSae* sae_;
   TrainConfig config_;
-  std::vector<Moments> moments_;
-  std::vector<std::vector<double>> parallel_;  // a parameter: factors of parallel_components
+  std::vector<Moments> moments_;  // update_ refers to it
+  std::unique_ptr<ParameterUpdate> update_;
   WeightAverage average_;
 };
 

@@ -33,7 +33,12 @@ std::int64_t dead_window_tokens(const sae::SaeConfig& config, const TrainConfig&
   return *config.dead_window_tokens;
 }
 
-sae::TrainingPlace training_place(const TrainJob& job) { return {.device = job.device}; }
+sae::TrainingPlace training_place(const TrainJob& job) {
+  const std::string& dtype = job.config.encoder_dtype;
+  return {.device = job.device,
+          .has_bfloat16_encoder =
+              dtype == "bfloat16" || (dtype == "auto" && job.device == Device::kCuda)};
+}
 
 std::vector<TrainedSae> make_trained_saes(const TrainJob& job,
                                           activation_cache::ActivationSource& source) {
@@ -48,6 +53,8 @@ std::vector<TrainedSae> make_trained_saes(const TrainJob& job,
                                          training_place(job));
     trained.step = std::make_unique<Step>(*trained.sae, config_of(job.config, config));
     trained.transform = sae::make_input_transform(config, source.statistics(trained.hook_index));
+    trained.centre = at::tensor(trained.transform.centre, at::kDouble)
+                         .to(trained.sae->parameters().front().weight.options());
     saes.push_back(std::move(trained));
   }
   return saes;
@@ -70,7 +77,8 @@ std::uint64_t sae_seed(const sae::SaeConfig& config, std::uint64_t run_seed) {
 }
 
 void transform_rows(const TrainedSae& trained, const at::Tensor& raw, at::Tensor& out) {
-  const at::Tensor centre = at::tensor(trained.transform.centre, at::kDouble).to(at::kFloat);
+  const at::Tensor centre =
+      trained.centre.device() == raw.device() ? trained.centre : trained.centre.to(raw.device());
   at::sub_out(out, raw, centre);
   out.mul_(trained.transform.scale);
 }

@@ -20,6 +20,7 @@ struct TrainedSae {
   std::unique_ptr<sae::TrainingSae> sae;
   std::unique_ptr<Step> step;
   sae::InputTransform transform;
+  at::Tensor centre;              // of `transform`, float32, where the SAE is trained
   Json figures = Json::object();  // of the last step
 };
 
@@ -45,7 +46,7 @@ void initialise(TrainedSae& trained, const TrainJob& job,
 /// in the list decide nothing, so an SAE of a list has the bits of its solo run.
 std::uint64_t sae_seed(const sae::SaeConfig& config, std::uint64_t run_seed);
 
-/// out = scale * (raw - centre), row by row; `out` and `raw` [rows, d_in] float32.
+/// out = scale * (raw - centre), row by row; `out` and `raw` [rows, d_in] float32 on one device.
 void transform_rows(const TrainedSae& trained, const at::Tensor& raw, at::Tensor& out);
 
 }  // namespace thresher::trainer

@@ -21,7 +21,7 @@ at::Tensor index_of(const std::vector<std::int64_t>& latents) {
 WeightAverage::WeightAverage(sae::TrainingSae& sae, double decay) : sae_(&sae), decay_(decay) {
   THRESHER_CHECK(decay >= 0 && decay < 1, "0 <= decay < 1");
   if (!is_on()) return;
-  difference_ = at::empty({0}, at::kFloat);
+  difference_ = at::empty({0}, sae.parameters().front().weight.options());
   for (const sae::Parameter& parameter : sae.parameters()) {
     averages_.push_back(at::zeros_like(parameter.weight));
   }
@@ -40,7 +40,7 @@ void WeightAverage::update(std::int64_t step) {
     difference_.mul_(1 - decay);
     average.add_(difference_);
     if (replaced.empty() || parameter.latent_dim < 0) continue;
-    const at::Tensor index = index_of(replaced);
+    const at::Tensor index = index_of(replaced).to(parameter.weight.device());
     averages_[i].index_copy_(parameter.latent_dim, index,
                              parameter.weight.index_select(parameter.latent_dim, index));
   }
@@ -65,7 +65,7 @@ std::string average_name(const sae::Parameter& parameter) { return parameter.nam
 void clear_latents(const sae::Parameter& parameter, const std::vector<std::int64_t>& latents,
                    at::Tensor& tensor) {
   if (latents.empty() || parameter.latent_dim < 0) return;
-  tensor.index_fill_(parameter.latent_dim, index_of(latents), 0);
+  tensor.index_fill_(parameter.latent_dim, index_of(latents).to(tensor.device()), 0);
 }
 
 }  // namespace thresher::trainer

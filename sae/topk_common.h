@@ -1,0 +1,24 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "sae/inference_sae.h"
+#include "sae/sae_config.h"
+#include "sae/training_sae.h"
+
+namespace thresher::sae {
+
+// What both trainers of TopK do in the same way.
+
+/// Slots a token of AuxK where `aux_k` may be left out. ConfigError unless k, k_start and aux_k fit
+/// the dictionary.
+std::int64_t checked_aux_k(const TopKConfig& config, std::int64_t d_in);
+
+/// The export as sae-lens' topk, in host memory. `parameters`: W_enc, b_enc, W_dec, b_dec.
+InferenceSae export_topk(const TopKConfig& config, const std::vector<Parameter>& parameters,
+                         const InputTransform& transform);
+
+}  // namespace thresher::sae
