@@ -12,7 +12,7 @@
 
 namespace thresher::cli {
 
-/// Sizes that speed is quoted at: A, B and C of docs/performance.md.
+/// Sizes that speed is quoted at: A, B, C and, for GPUs, G of docs/performance.md.
 struct StepSize {
   std::int64_t d_in = 512, n_latents = 8192, batch_tokens = 2048, k = 32;
 };
@@ -36,7 +36,8 @@ struct BenchStepOptions {
 /// The very step that `train` takes, on rows in memory, in the middle of a long run with a learning
 /// rate so small that the SAE stays as it was set up. LibTorch's product of the encoder takes turns
 /// with it, warm, into memory that is there already. Peak memory is read before that product has
-/// memory of its own. ConfigError for sizes that cannot work.
+/// memory of its own. On cuda times are the device's, from events around a step and a product.
+/// ConfigError for sizes that cannot work, DeviceError without a GPU.
 Json bench_step(const BenchStepOptions& options);
 /// What bench_step returns, for people.
 std::string step_table(const Json& figures);

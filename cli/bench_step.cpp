@@ -1,4 +1,7 @@
 #include <ATen/ATen.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 
@@ -22,15 +25,40 @@ constexpr std::int64_t kWarmSteps = 2;
 constexpr std::size_t kLeastSteps = 3;
 constexpr std::int64_t kMostProductBytes = std::int64_t{1} << 30;
 
+/// Seconds that a GPU's current stream spends on what is enqueued between two events.
+class StreamTimer {
+ public:
+  double run(const std::function<void()>& work) {
+    const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    const c10::Stream stream = cuda.getStream(cuda.getDevice());
+    begin_.record(stream);
+    work();
+    end_.record(stream);
+    end_.synchronize();
+    return 1e-3 * begin_.elapsedTime(end_);
+  }
+
+ private:
+  c10::Event begin_{c10::DeviceType::CUDA, c10::EventFlag::BACKEND_DEFAULT};
+  c10::Event end_{c10::DeviceType::CUDA, c10::EventFlag::BACKEND_DEFAULT};
+};
+
 struct Times {
-  std::vector<double> wall, cpu;  // seconds, one a round
-  void add(const std::function<void()>& work) {
+  std::vector<double> wall, cpu;  // seconds, one a round; wall: the device's, where there is one
+  std::vector<double> host;       // the host's wall time
+  void add(Device device, const std::function<void()>& work) {
     const auto begin = std::chrono::steady_clock::now();
     const double cpu_begin = cpu_seconds();
-    work();
+    double device_seconds = 0;
+    if (device == Device::kCuda) {
+      device_seconds = StreamTimer().run(work);
+    } else {
+      work();
+    }
     cpu.push_back(cpu_seconds() - cpu_begin);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    wall.push_back(seconds.count());
+    host.push_back(seconds.count());
+    wall.push_back(device == Device::kCuda ? device_seconds : seconds.count());
   }
 };
 
@@ -39,9 +67,9 @@ struct Times {
 class EncoderProduct {
  public:
   EncoderProduct(at::Tensor x, const at::Tensor& W_enc) : x_(std::move(x)), W_(W_enc) {
-    const std::int64_t row_bytes = 4 * W_.size(1);
+    const auto row_bytes = static_cast<std::int64_t>(W_.element_size()) * W_.size(1);
     rows_ = std::clamp<std::int64_t>(kMostProductBytes / row_bytes, 1, x_.size(0));
-    out_ = at::empty({rows_, W_.size(1)}, at::kFloat);
+    out_ = at::empty({rows_, W_.size(1)}, W_.options());
     run();
   }
   void run() {
@@ -74,8 +102,8 @@ Series run_rounds(StepWorkload& workload, EncoderProduct& product,
   };
   series.clock.mark();
   while (!is_done()) {
-    series.steps.add([&] { workload.take_step(); });
-    series.products.add([&] { product.run(); });
+    series.steps.add(workload.device(), [&] { workload.take_step(); });
+    series.products.add(workload.device(), [&] { product.run(); });
     series.clock.mark();
     series.l0 += workload.figure("l0");
   }
@@ -83,15 +111,26 @@ Series run_rounds(StepWorkload& workload, EncoderProduct& product,
   return series;
 }
 
+/// What LibTorch's allocator held at most; the kernels' working memory, which comes from the
+/// stream's pool, is not part of it.
+std::int64_t peak_device_bytes() {
+  const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+  const auto stats =
+      at::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(cuda.getDevice().index());
+  return stats.allocated_bytes[static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
+      .peak;
+}
+
 Json memory_figures(StepWorkload& workload, std::int64_t peak) {
   const StepMemory memory = workload.memory();
   const std::int64_t sum = memory.parameters + memory.optimiser + memory.gradients;
-  return Json::object({{"parameter_bytes", memory.parameters},
-                       {"optimiser_bytes", memory.optimiser},
-                       {"gradient_bytes", memory.gradients},
-                       {"sum_bytes", sum},
-                       {"peak_rss_bytes", peak},
-                       {"peak_beyond_sum_bytes", peak - sum}});
+  return Json::object(
+      {{"parameter_bytes", memory.parameters},
+       {"optimiser_bytes", memory.optimiser},
+       {"gradient_bytes", memory.gradients},
+       {"sum_bytes", sum},
+       {workload.device() == Device::kCpu ? "peak_rss_bytes" : "peak_device_bytes", peak},
+       {"peak_beyond_sum_bytes", peak - sum}});
 }
 
 void add_times(Json& out, const Series& series, std::int64_t batch_tokens) {
@@ -110,6 +149,7 @@ void add_times(Json& out, const Series& series, std::int64_t batch_tokens) {
   out["step_over_product"] = median(steps) / median(products);
   out["step_over_product_best"] = best / best_product;
   // Of all rounds: others' processes lengthen processor time little.
+  out["host_step_seconds"] = seconds_summary(series.steps.host);
   out["step_cpu_seconds"] = seconds_summary(series.steps.cpu);
   out["encoder_product_cpu_seconds"] = seconds_summary(series.products.cpu);
   out["step_over_product_cpu"] = median(series.steps.cpu) / median(series.products.cpu);
@@ -132,11 +172,13 @@ std::string milliseconds(const Json& summary) {
 }  // namespace
 
 StepSize step_size(const std::string& name) {
-  static const std::map<std::string, StepSize> sizes = {
-      {"A", {512, 8192, 2048, 32}}, {"B", {576, 9216, 4096, 64}}, {"C", {768, 24576, 4096, 32}}};
+  static const std::map<std::string, StepSize> sizes = {{"A", {512, 8192, 2048, 32}},
+                                                        {"B", {576, 9216, 4096, 64}},
+                                                        {"C", {768, 24576, 4096, 32}},
+                                                        {"G", {2304, 65536, 8192, 64}}};
   const auto found = sizes.find(name);
   if (found == sizes.end()) {
-    throw UsageError(fmt::format("bench step: size \"{}\" is not known", name), "A, B or C",
+    throw UsageError(fmt::format("bench step: size \"{}\" is not known", name), "A, B, C or G",
                      "or say --d, --n, --batch and --k");
   }
   return found->second;
@@ -161,17 +203,13 @@ std::int64_t peak_rss_bytes() {
 }
 
 Json bench_step(const BenchStepOptions& options) {
-  if (options.device != "cpu") {
-    throw DeviceError(
-        fmt::format("bench step: device {} cannot train: this version trains on the CPU",
-                    options.device),
-        "--device cpu");
-  }
   StepWorkload workload(options);
   const kernels::ScreeningFigures before = kernels::screening_figures();
   for (std::int64_t i = 0; i < kWarmSteps; ++i) workload.take_step();
-  const std::int64_t peak = peak_rss_bytes();
-  EncoderProduct product(workload.batch(0), workload.row_major_encoder());
+  const bool is_on_gpu = workload.device() == Device::kCuda;
+  const std::int64_t peak = is_on_gpu ? peak_device_bytes() : peak_rss_bytes();
+  const at::ScalarType dtype = workload.has_bfloat16_operands() ? at::kBFloat16 : at::kFloat;
+  EncoderProduct product(workload.batch(0).to(dtype), workload.row_major_encoder().to(dtype));
   const Series series = run_rounds(workload, product, options);
 
   const StepSize& size = workload.size();
@@ -186,6 +224,7 @@ Json bench_step(const BenchStepOptions& options) {
                            {"lanes", workload.lanes()},
                            {"threads", current_threads()},
                            {"device", options.device},
+                           {"operand_dtype", dtype == at::kFloat ? "float32" : "bfloat16"},
                            {"is_logged", options.is_logged}});
   add_times(out, series, size.batch_tokens);
   out["product_rows"] = product.rows();
@@ -217,8 +256,9 @@ std::string step_table(const Json& figures) {
                                  figures.at("k").is_null() ? "" : fmt::format(", k {}", whole("k")),
                                  whole("lanes"), whole("threads"));
   text += fmt::format("step             {}\n", milliseconds(figures.at("step_seconds")));
-  text += fmt::format("encoder product  {}  LibTorch's mm, float32\n",
-                      milliseconds(figures.at("encoder_product_seconds")));
+  text += fmt::format("encoder product  {}  LibTorch's mm, {}\n",
+                      milliseconds(figures.at("encoder_product_seconds")),
+                      figures.at("operand_dtype").as_string());
   text +=
       fmt::format("step / product   {:9.3f}     (of the minima {:.3f}, of processor time {:.3f})\n",
                   number("step_over_product"), number("step_over_product_best"),
@@ -237,7 +277,8 @@ std::string step_table(const Json& figures) {
       "memory: parameters {:.3f} + optimiser {:.3f} + gradients {:.3f} = {:.3f} GiB; peak {:.3f} "
       "GiB, {:.3f} GiB beyond\n",
       gib("parameter_bytes"), gib("optimiser_bytes"), gib("gradient_bytes"), gib("sum_bytes"),
-      gib("peak_rss_bytes"), gib("peak_beyond_sum_bytes"));
+      gib(memory.find("peak_rss_bytes") ? "peak_rss_bytes" : "peak_device_bytes"),
+      gib("peak_beyond_sum_bytes"));
   text += fmt::format("{} of {} steps were quiet; other processes used {:.2f} cores\n",
                       whole("quiet_steps"), whole("steps"), number("other_cores"));
   if (whole("quiet_steps") == 0) text += "none was quiet: the times above are those of all steps\n";

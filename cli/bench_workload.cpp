@@ -65,7 +65,8 @@ void stop_if_asked() {
 trainer::TrainConfig train_config(const BenchStepOptions& options, const StepSize& size) {
   trainer::TrainConfig config;
   config.batch_tokens = size.batch_tokens;
-  config.lanes = options.lanes.value_or(config.lanes);
+  // On a GPU all rows of a rank are one lane.
+  config.lanes = options.device == "cuda" ? 1 : options.lanes.value_or(config.lanes);
   config.total_tokens = kRunSteps * size.batch_tokens;
   config.learning_rate = kLearningRate;
   config.validate();
@@ -89,13 +90,24 @@ StepWorkload::StepWorkload(const BenchStepOptions& options)
   const std::unique_ptr<sae::SaeConfig> sae_entry = sae_config(options);
   config_ = trainer::config_of(train_config(options, size_), *sae_entry);
   comm_ = comm::make_self_communicator();
+  if (options.device == "cuda") {
+    if (options.lanes) {
+      throw UsageError("bench step: --lanes does not go with --device cuda",
+                       "all rows of a GPU are one lane");
+    }
+    take_gpu(*comm_);
+    place_ = {Device::kCuda, true};
+  }
   const int threads = set_threads(options.threads, *comm_);
-  apply_threads(sae::threads_with_fixed_bits(size_.batch_tokens / config_.lanes, size_.d_in,
-                                             size_.n_latents, threads));
+  if (place_.device == Device::kCpu) {
+    apply_threads(sae::threads_with_fixed_bits(size_.batch_tokens / config_.lanes, size_.d_in,
+                                               size_.n_latents, threads));
+  }
   const std::int64_t n_rows = kBatches * size_.batch_tokens;
   rows_ = options.rows.empty() ? synthetic_rows(n_rows, size_.d_in)
                                : read_rows(options.rows, n_rows, size_.d_in);
-  sae_ = sae::make_training_sae(*sae_entry, size_.d_in);
+  sae_ = sae::make_training_sae(*sae_entry, size_.d_in, place_);
+  rows_ = rows_.to(weight("W_enc").device());
   sae_->initialise(0, batch(0));
 
   info_.step = kStepsBefore;
@@ -219,8 +231,9 @@ void StepWorkload::make_dead(double fraction, bool has_aux) {
     }
     silent.data_ptr<std::int64_t>()[i] = kDeadWindow;
   }
-  weight("W_enc").mul_(scale);
-  weight("b_enc").add_(bias);
+  const at::Device device = weight("W_enc").device();
+  weight("W_enc").mul_(scale.to(device));
+  weight("b_enc").add_(bias.to(device));
   for (auto& [name, buffer] : sae_->buffers()) {
     if (name == "tokens_since_fired") buffer.copy_(silent);
   }

@@ -23,8 +23,8 @@ struct StepMemory {
 /// An SAE in the middle of training on four batches in memory: what `bench step` times.
 class StepWorkload {
  public:
-  /// Sets the number of threads. ConfigError for options that do not go together or sizes that
-  /// cannot work.
+  /// Sets the number of threads, and takes the GPU. ConfigError for options that do not go together
+  /// or sizes that cannot work; DeviceError without a GPU.
   explicit StepWorkload(const BenchStepOptions& options);
   /// On the next of the four batches. StoppedBySignal once a stop is asked for.
   void take_step();
@@ -34,6 +34,8 @@ class StepWorkload {
   const StepSize& size() const { return size_; }
   bool has_k() const { return has_k_; }
   std::int64_t lanes() const { return config_.lanes; }
+  Device device() const { return place_.device; }
+  bool has_bfloat16_operands() const { return place_.has_bfloat16_operands; }
   /// The SAE's fields but those that are `auto` or belong to a cache and a run.
   Json sae_fields() const;
   StepMemory memory();
@@ -53,10 +55,11 @@ class StepWorkload {
   StepSize size_;
   bool has_k_ = false;
   bool is_logged_ = false;
+  sae::TrainingPlace place_;
   trainer::TrainConfig config_;
   sae::StepInfo info_;
   std::unique_ptr<comm::Communicator> comm_;
-  at::Tensor rows_;
+  at::Tensor rows_;  // on the device
   std::unique_ptr<sae::TrainingSae> sae_;
   std::optional<trainer::Step> step_;
   Json figures_;

@@ -18,7 +18,7 @@ void run_on_ranks(const comm::CommConfig& config, Device device,
 }
 
 void add_step_sizes(CLI::App& command, BenchStepOptions& step) {
-  command.add_option("--size", step.size, "A, B or C: sizes that speed is quoted at")
+  command.add_option("--size", step.size, "A, B, C or G: sizes that speed is quoted at")
       ->capture_default_str();
   const auto size = [&](const char* name, std::optional<std::int64_t>& value, const char* help) {
     command.add_option(name, value, help)
@@ -60,7 +60,11 @@ void add_step(CLI::App& group, Action& action) {
   command->add_option("--rows", step->rows, "float32 activations [4 batches, d] in a .npy file");
   command->add_flag("--logged", step->is_logged,
                     "with the norms that a step with a line in metrics.jsonl computes");
-  command->add_option("--device", step->device, "cpu")->capture_default_str();
+  command
+      ->add_option("--device", step->device,
+                   "where the step runs; cuda: on the first GPU, all rows as one lane, timed there")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   command
       ->add_option("--set", step->overrides,
                    "a field of the SAE, e.g. --set form=bricken (repeatable)")

@@ -16,8 +16,8 @@ struct Check {
 
 const char* status_word(Check::Status status);  // "ok", "warn", "fail"
 
-/// CPU, vector instructions, NUMA, memory, limits, GPU, thread environment of this process: from
-/// /proc, /sys and the environment. `has_cuda` says whether this build has CUDA kernels.
+/// CPU, vector instructions, NUMA, memory, limits, GPUs, NCCL, thread environment of this process:
+/// from /proc, /sys, CUDA and the environment. `has_cuda` says whether this build has CUDA kernels.
 std::vector<Check> check_machine(bool has_cuda);
 
 /// Whether the products of a training step have the same bits with all cores as with one.

@@ -12,6 +12,8 @@
 #include <sstream>
 
 #include "cli/doctor.h"
+#include "comm/gpu.h"
+#include "core/error.h"
 #include "core/progress.h"
 #include "core/visible_text.h"
 
@@ -178,15 +180,41 @@ Check check_locked_memory() {
               : format_bytes(limit.rlim_cur) + " (InfiniBand wants unlimited)"};
 }
 
-Check check_gpu(bool has_cuda) {
-  const std::string driver = kernel_file("/proc/driver/nvidia/version");
-  const std::string build =
-      has_cuda ? "this build has CUDA kernels" : "this build has no CUDA kernels";
-  if (driver.empty()) return {Status::kOk, "gpu", "no NVIDIA driver; " + build};
-  const std::string version = visible_text(driver.substr(0, driver.find('\n')));
-  if (has_cuda) return {Status::kOk, "gpu", version + "; " + build};
-  return {Status::kWarn, "gpu", version + "; " + build,
-          "configure with -DTHRESHER_CUDA=ON (make cuda)"};
+/// The GPUs that this process may use, and NCCL.
+std::vector<Check> check_cuda_build(const std::string& driver) {
+  std::vector<Check> checks;
+  try {
+    const std::vector<comm::Gpu> gpus = comm::list_gpus();
+    for (std::size_t i = 0; i < gpus.size(); ++i) {
+      checks.push_back({Status::kOk, fmt::format("gpu {}", i),
+                        fmt::format("{}, {}, compute capability {}.{}, bus {}", gpus[i].name,
+                                    format_bytes(gpus[i].memory_bytes), gpus[i].major,
+                                    gpus[i].minor, gpus[i].bus)});
+    }
+  } catch (const DeviceError& error) {
+    const bool has_driver = !driver.empty();
+    checks.push_back({has_driver ? Status::kWarn : Status::kOk, "gpu",
+                      fmt::format("{}; {}; this build has CUDA kernels",
+                                  has_driver ? driver : "no NVIDIA driver", error.first_line()),
+                      has_driver ? "look at nvidia-smi and CUDA_VISIBLE_DEVICES" : ""});
+  }
+  const comm::NcclVersions nccl = comm::nccl_versions();
+  const bool is_same = nccl.compiled == nccl.loaded;
+  checks.push_back(
+      {is_same ? Status::kOk : Status::kWarn, "nccl",
+       fmt::format("compiled {}, loaded {}", nccl.compiled, nccl.loaded),
+       is_same ? "" : "LD_LIBRARY_PATH puts another NCCL before the one of the build"});
+  return checks;
+}
+
+std::vector<Check> check_gpus(bool has_cuda) {
+  const std::string text = kernel_file("/proc/driver/nvidia/version");
+  const std::string driver = visible_text(text.substr(0, text.find('\n')));
+  if (has_cuda) return check_cuda_build(driver);
+  const std::string build = "this build has no CUDA kernels";
+  if (driver.empty()) return {{Status::kOk, "gpu", "no NVIDIA driver; " + build}};
+  return {{Status::kWarn, "gpu", driver + "; " + build,
+           "configure with -DTHRESHER_CUDA=ON (make cuda)"}};
 }
 
 Check check_thread_environment() {
@@ -211,9 +239,12 @@ Check check_thread_environment() {
 }  // namespace
 
 std::vector<Check> check_machine(bool has_cuda) {
-  return {
-      check_cpu(),        check_cores(),         check_numa(),        check_memory(),
-      check_open_files(), check_locked_memory(), check_gpu(has_cuda), check_thread_environment()};
+  std::vector<Check> checks = {check_cpu(),    check_cores(),      check_numa(),
+                               check_memory(), check_open_files(), check_locked_memory()};
+  const std::vector<Check> gpus = check_gpus(has_cuda);
+  checks.insert(checks.end(), gpus.begin(), gpus.end());
+  checks.push_back(check_thread_environment());
+  return checks;
 }
 
 }  // namespace thresher::cli

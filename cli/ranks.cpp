@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <set>
 #include <thread>
 
 #include "comm/gpu.h"
@@ -153,21 +154,25 @@ int automatic_threads(comm::Communicator& comm) {
 
 bool take_gpu(comm::Communicator& comm) {
   const comm::HostPlace place = comm::place_on_host(comm);
-  std::int64_t is_shared = 0;
+  std::string device;  // one in all the world
   comm.agree(
       [&] {
         const std::vector<comm::Gpu> gpus = comm::list_gpus();
         const int index = comm::gpu_of(place, gpus.size());
+        const comm::Gpu& gpu = gpus[static_cast<std::size_t>(index)];
         comm::select_gpu(index);
-        is_shared = static_cast<std::size_t>(place.ranks_on_host) > gpus.size() ? 1 : 0;
+        device = host_name() + " " + gpu.bus;
         if (comm.is_root()) {
-          log_info(fmt::format("GPU {} of {}: {}", index, gpus.size(),
-                               gpus[static_cast<std::size_t>(index)].name));
+          log_info(fmt::format("GPU {} of {}: {}", index, gpus.size(), gpu.name));
         }
       },
       "take the GPU");
-  comm.all_reduce_max({&is_shared, 1}, "shared GPUs");
-  return is_shared != 0;
+  const auto everyone = comm.all_gather(std::as_bytes(std::span(device)), "GPUs of the ranks");
+  std::set<std::string> different;
+  for (const std::vector<std::byte>& bytes : everyone) {
+    different.emplace(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+  return different.size() < everyone.size();
 }
 
 void with_ranks(const comm::CommConfig& config, Device device,

@@ -24,7 +24,7 @@ std::vector<Gpu> list_gpus() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
-    throw DeviceError(fmt::format("run.device = cuda: no GPU can be used on this machine{}{}",
+    throw DeviceError(fmt::format("device cuda: no GPU can be used on this machine{}{}",
                                   status == cudaSuccess ? "" : ": CUDA says: ",
                                   status == cudaSuccess ? "" : cudaGetErrorString(status)),
                       "an NVIDIA GPU and its driver, visible to this process",

@@ -17,8 +17,8 @@ namespace {
 }  // namespace
 
 bool has_cuda_build() { return false; }
-std::vector<Gpu> list_gpus() { refuse("run.device = cuda"); }
-void select_gpu(int) { refuse("run.device = cuda"); }
+std::vector<Gpu> list_gpus() { refuse("device cuda"); }
+void select_gpu(int) { refuse("device cuda"); }
 NcclVersions nccl_versions() { refuse("nccl"); }
 std::unique_ptr<DeviceCollectives> make_nccl_collectives(Communicator&, double) { refuse("nccl"); }
 

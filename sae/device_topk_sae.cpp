@@ -11,6 +11,7 @@
 #include "kernels/column_sums.h"
 #include "kernels/decoder_norm.h"
 #include "kernels/encode_topk.h"
+#include "kernels/mixed_precision.h"
 #include "kernels/sparse_decode.h"
 #include "sae/exec.h"
 #include "sae/topk_common.h"
@@ -59,11 +60,12 @@ DeviceTopKSae::DeviceTopKSae(const TopKConfig& config, std::int64_t d_in,
       {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0, true},
       {"b_dec", zeros({d_in}), zeros({d_in})},
   };
-  if (place.has_bfloat16_encoder) {
-    Parameter& W_enc = parameters_[kWEnc];
-    W_enc.bfloat16 = at::zeros({n_latents_, d_in}, options_.dtype(at::kBFloat16)).t();
-    rounded_version_ = static_cast<std::uint32_t>(W_enc.weight._version());
+  if (place.has_bfloat16_operands) {
+    for (const int matrix : {kWEnc, kWDec}) {
+      parameters_[matrix].bfloat16 = at::zeros_like(weight(matrix), at::kBFloat16);
+    }
   }
+  rounded_versions_.assign(parameters_.size(), -1);
   mean_squared_input_ = at::full({1}, static_cast<double>(d_in), at::kDouble);
   tokens_since_fired_ = at::zeros({n_latents_}, options_.dtype(at::kLong));
   not_numbers_ = at::zeros({1}, options_.dtype(at::kLong));
@@ -104,8 +106,9 @@ void DeviceTopKSae::begin_step(const StepInfo& info) {
 void DeviceTopKSae::make_room(std::int64_t rows) {
   rows_ = rows;
   fit(inputs_, {rows, d_in_}, options_);
-  if (place_.has_bfloat16_encoder) {
+  if (place_.has_bfloat16_operands) {
     fit(rounded_inputs_, {rows, d_in_}, options_.dtype(at::kBFloat16));
+    fit(rounded_residuals_, {sparse_rows(), d_in_}, options_.dtype(at::kBFloat16));
   }
   fit(values_, {n_slots()}, options_);
   fit(value_gradients_, {n_slots()}, options_);
@@ -127,18 +130,20 @@ void DeviceTopKSae::make_room(std::int64_t rows) {
 }
 
 void DeviceTopKSae::refresh_bfloat16() {
-  if (!place_.has_bfloat16_encoder) return;
   // The update writes both and counts no version; whatever else changes the weights does.
-  Parameter& W_enc = parameters_[kWEnc];
-  const auto version = static_cast<std::uint32_t>(W_enc.weight._version());
-  if (version == rounded_version_) return;
-  W_enc.bfloat16.copy_(W_enc.weight);
-  rounded_version_ = version;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& parameter = parameters_[i];
+    if (!parameter.bfloat16.defined()) continue;
+    const auto version = static_cast<std::int64_t>(parameter.weight._version());
+    if (version == rounded_versions_[i]) continue;
+    parameter.bfloat16.copy_(parameter.weight);
+    rounded_versions_[i] = version;
+  }
 }
 
 void DeviceTopKSae::encode(const at::Tensor& x) {
   refresh_bfloat16();
-  const bool is_rounded = place_.has_bfloat16_encoder;
+  const bool is_rounded = place_.has_bfloat16_operands;
   const kernels::Exec exec = exec_of(x);
   kernels::centre_rows(exec, rows_, d_in_, x.const_data_ptr<float>(),
                        weight(kBDec).const_data_ptr<float>(), inputs_.mutable_data_ptr<float>(),
@@ -171,15 +176,22 @@ void DeviceTopKSae::reconstruct(const at::Tensor& x) {
   const std::int64_t* row_offsets = row_offsets_.const_data_ptr<std::int64_t>();
   const std::int32_t* indices = indices_.const_data_ptr<std::int32_t>();
   const float* values = values_.const_data_ptr<float>();
-  const float* W_dec = weight(kWDec).const_data_ptr<float>();
-  float* error = residuals_.mutable_data_ptr<float>();
   float* dots = value_gradients_.mutable_data_ptr<float>();
-  kernels::sparse_residuals(exec, rows_, d_in_, row_offsets, indices, values, W_dec,
-                            weight(kBDec).const_data_ptr<float>(), x.const_data_ptr<float>(), error,
-                            dots);
-  if (!has_aux()) return;
-  kernels::sparse_residuals(exec, rows_, d_in_, row_offsets + rows_, indices, values, W_dec,
-                            nullptr, error, error + rows_ * d_in_, dots);
+  float* residuals = residuals_.mutable_data_ptr<float>();
+  /// Residuals [first, first + rows) of what stands in the slots of these rows.
+  const auto subtract = [&](std::int64_t first, const float* target, const float* bias) {
+    float* out = residuals + first * d_in_;
+    if (place_.has_bfloat16_operands) {
+      kernels::sparse_residuals(exec, rows_, d_in_, row_offsets + first, indices, values,
+                                bfloat16_data(parameters_[kWDec].bfloat16), bias, target, out,
+                                bfloat16_data(rounded_residuals_) + first * d_in_, dots);
+    } else {
+      kernels::sparse_residuals(exec, rows_, d_in_, row_offsets + first, indices, values,
+                                weight(kWDec).const_data_ptr<float>(), bias, target, out, dots);
+    }
+  };
+  subtract(0, x.const_data_ptr<float>(), weight(kBDec).const_data_ptr<float>());
+  if (has_aux()) subtract(rows_, residuals, nullptr);
 }
 
 void DeviceTopKSae::add_up(const at::Tensor& x) {
@@ -239,18 +251,41 @@ void DeviceTopKSae::backward() {
     pairs->narrow(0, 0, rows_ * k_).mul_(main_factor);
     if (has_aux()) pairs->narrow(0, rows_ * k_, rows_ * aux_k_now_).mul_(aux_factor);
   }
-  const kernels::LatentPairs lane{offsets_.const_data_ptr<std::int64_t>(),
-                                  pair_rows_.const_data_ptr<std::int32_t>(),
-                                  pair_slots_.const_data_ptr<std::int32_t>(),
-                                  values_.const_data_ptr<float>(),
-                                  value_gradients_.const_data_ptr<float>(),
-                                  residuals_.const_data_ptr<float>(),
-                                  inputs_.const_data_ptr<float>(),
-                                  rows_};
-  kernels::accumulate_gradients(
-      exec_of(values_), n_latents_, d_in_, 1, &lane, gradient(kWDec).mutable_data_ptr<float>(),
-      gradient(kWEnc).mutable_data_ptr<float>(), gradient(kBEnc).mutable_data_ptr<float>());
+  accumulate();
   gradient(kBDec).copy_(local_error_sums_ * main_factor);
+}
+
+void DeviceTopKSae::accumulate() {
+  const kernels::Exec exec = exec_of(values_);
+  const std::int64_t* offsets = offsets_.const_data_ptr<std::int64_t>();
+  const std::int32_t* pair_rows = pair_rows_.const_data_ptr<std::int32_t>();
+  const std::int32_t* pair_slots = pair_slots_.const_data_ptr<std::int32_t>();
+  const float* values = values_.const_data_ptr<float>();
+  const float* value_gradients = value_gradients_.const_data_ptr<float>();
+  float* W_dec = gradient(kWDec).mutable_data_ptr<float>();
+  float* W_enc = gradient(kWEnc).mutable_data_ptr<float>();
+  float* b_enc = gradient(kBEnc).mutable_data_ptr<float>();
+  if (place_.has_bfloat16_operands) {
+    const kernels::MixedPairs pairs{offsets,
+                                    pair_rows,
+                                    pair_slots,
+                                    values,
+                                    value_gradients,
+                                    bfloat16_data(rounded_residuals_),
+                                    bfloat16_data(rounded_inputs_),
+                                    rows_};
+    kernels::accumulate_gradients(exec, n_latents_, d_in_, pairs, W_dec, W_enc, b_enc);
+  } else {
+    const kernels::LatentPairs lane{offsets,
+                                    pair_rows,
+                                    pair_slots,
+                                    values,
+                                    value_gradients,
+                                    residuals_.const_data_ptr<float>(),
+                                    inputs_.const_data_ptr<float>(),
+                                    rows_};
+    kernels::accumulate_gradients(exec, n_latents_, d_in_, 1, &lane, W_dec, W_enc, b_enc);
+  }
 }
 
 void DeviceTopKSae::finish_gradients() {

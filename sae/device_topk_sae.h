@@ -21,9 +21,10 @@ namespace thresher::sae {
 /// on the number of ranks (docs/determinism.md). Selection and its ties, firing and dead latents
 /// are TopKSae's wherever the pre-activations are.
 ///
-/// W_enc is stored latent-major, [n_latents, d_in]; parameters() shows the transposed view. With a
-/// bfloat16 encoder the product's operands are rounded: x - b_dec as it is computed, and W_enc in a
-/// copy (Parameter::bfloat16) that the update writes along with the weights.
+/// W_enc is stored latent-major, [n_latents, d_in]; parameters() shows the transposed view. With
+/// bfloat16 operands the inputs x - b_dec and the residuals are rounded as they are computed, and
+/// both matrices stand in copies (Parameter::bfloat16) that the update writes along with the
+/// weights.
 class DeviceTopKSae final : public TrainingSae {
  public:
   DeviceTopKSae(const TopKConfig& config, std::int64_t d_in, const TrainingPlace& place);
@@ -58,6 +59,8 @@ class DeviceTopKSae final : public TrainingSae {
   void reconstruct(const at::Tensor& x);
   void add_up(const at::Tensor& x);
   void find_aux_denominator();
+  /// The gradients of the matrices and of b_enc, of this rank's rows.
+  void accumulate();
   /// What this step makes of tokens_since_fired_; taken over by finish_step.
   void prepare_firing();
   void enqueue_figures();
@@ -71,7 +74,7 @@ class DeviceTopKSae final : public TrainingSae {
   at::Tensor mean_squared_input_;  // float64 [1] in host memory: V of the loss
   at::Tensor tokens_since_fired_;  // int64 [n_latents]
   std::vector<Parameter> parameters_;
-  std::uint32_t rounded_version_ = 0;  // of W_enc when its bfloat16 copy was made from it
+  std::vector<std::int64_t> rounded_versions_;  // of weights when their bfloat16 copies were made
 
   // One step's state.
   StepInfo info_;
@@ -88,7 +91,7 @@ class DeviceTopKSae final : public TrainingSae {
   at::Tensor row_offsets_;      // int64 [sparse rows + 1]
   std::int64_t offsets_k_ = 0, offsets_aux_k_ = 0, offsets_rows_ = 0;  // that row_offsets_ is for
   at::Tensor values_, indices_, value_gradients_;  // [slots]: of the main selection, then AuxK's
-  at::Tensor residuals_;                           // [sparse rows, d_in]
+  at::Tensor residuals_, rounded_residuals_;       // [sparse rows, d_in]; float32 and bfloat16
   at::Tensor offsets_, pair_rows_, pair_slots_;    // sorted by latent
   at::Tensor not_numbers_;                         // int64 [1]
   at::Tensor sums_;              // float64: scalars, column sums of x and of the error; global

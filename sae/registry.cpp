@@ -61,14 +61,14 @@ std::unique_ptr<TrainingSae> make_training_sae(const SaeConfig& config, std::int
                                                const TrainingPlace& place) {
   const Variant* variant = find_variant(config.type);
   THRESHER_CHECK(variant != nullptr, "no SAE variant of this type: " + config.type);
-  if (place.device == Device::kCpu && !place.has_bfloat16_encoder) {
+  if (place.device == Device::kCpu && !place.has_bfloat16_operands) {
     return variant->make_training_sae(config, d_in);
   }
   if (place.device == Device::kCpu) {
     throw ConfigError(
-        fmt::format("sae {}: train.encoder_dtype = bfloat16: processors train in float32",
+        fmt::format("sae {}: train.operand_dtype = bfloat16: processors train in float32",
                     config.name),
-        "train.encoder_dtype: float32, or run.device: cuda");
+        "train.operand_dtype: float32, or run.device: cuda");
   }
   if (config.type != "topk") {
     throw ConfigError(

@@ -22,6 +22,7 @@ void TrainingSae::constrain_weights() {
     const std::int64_t rows = parameter.memory_rows();
     kernels::normalise_rows(exec_of(parameter.weight), rows, parameter.weight.numel() / rows,
                             static_cast<float*>(parameter.weight.data_ptr()));
+    if (parameter.bfloat16.defined()) parameter.bfloat16.copy_(parameter.weight);
   }
 }
 

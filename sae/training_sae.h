@@ -132,8 +132,9 @@ class TrainingSae {
 /// Where and in which number types an SAE is trained.
 struct TrainingPlace {
   Device device = Device::kCpu;  // with CUDA the current GPU of the calling thread
-  /// The encoder product takes operands rounded to bfloat16; weights stay float32.
-  bool has_bfloat16_encoder = false;
+  /// What products multiply is rounded to bfloat16: inputs, residuals and copies of the matrices.
+  /// Sums, weights, gradients and Adam stay float32.
+  bool has_bfloat16_operands = false;
 };
 
 /// Through the registry. ConfigError when the config cannot work at this width (k > n_latents,

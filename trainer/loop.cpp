@@ -31,49 +31,14 @@ TrainingLoop::TrainingLoop(const TrainJob& job, activation_cache::ActivationSour
                            comm::Communicator& comm, RunDirectory* directory,
                            std::vector<TrainedSae>& saes, Json identity)
     : job_(&job),
-      source_(&source),
       comm_(&comm),
       directory_(directory),
       saes_(&saes),
       identity_(std::move(identity)),
       steps_(n_steps(job.config)),
-      n_lanes_(job.config.lanes / comm.world_size()),
-      first_lane_(comm.rank() * n_lanes_) {
-  allocate();
-}
-
-void TrainingLoop::allocate() {
-  rows_.resize(source_->hook_points().size());
-  const std::int64_t lane_rows = job_->config.batch_tokens / job_->config.lanes;
-  for (const TrainedSae& trained : *saes_) {
-    Rows& rows = rows_[trained.hook_index];
-    if (rows.read.defined()) continue;
-    const at::TensorOptions place = trained.sae->parameters().front().weight.options();
-    const bool is_on_gpu = place.device().is_cuda();
-    rows.read = at::empty({n_lanes_ * lane_rows, trained.sae->d_in()},
-                          at::TensorOptions(at::kFloat).pinned_memory(is_on_gpu));
-    rows.raw = is_on_gpu ? at::empty(rows.read.sizes(), place) : rows.read;
-    rows.inputs = at::empty(rows.read.sizes(), place);
-    rows.lanes = is_on_gpu ? std::vector<at::Tensor>{rows.inputs} : rows.inputs.split(lane_rows);
-  }
-}
-
-void TrainingLoop::read_batch() {
-  for (std::int64_t lane = 0; lane < n_lanes_; ++lane) {
-    for (std::size_t hook = 0; hook < rows_.size(); ++hook) {
-      if (!rows_[hook].read.defined()) continue;
-      const std::int64_t lane_rows = rows_[hook].read.size(0) / n_lanes_;
-      const at::Tensor rows = rows_[hook].read.narrow(0, lane * lane_rows, lane_rows);
-      source_->read(step_, first_lane_ + lane, hook,
-                    {rows.data_ptr<float>(), static_cast<std::size_t>(rows.numel())});
-    }
-  }
-  for (Rows& rows : rows_) {
-    if (rows.read.defined() && !rows.raw.is_same(rows.read)) {
-      rows.raw.copy_(rows.read, /*non_blocking=*/true);
-    }
-  }
-}
+      rows_(source, saes, job.config.batch_tokens / job.config.lanes,
+            comm.rank() * (job.config.lanes / comm.world_size()),
+            job.config.lanes / comm.world_size(), steps_, job.device != Device::kCpu) {}
 
 bool TrainingLoop::agree_on_flags(const std::exception_ptr& read_error) {
   std::int64_t flags[2] = {stop_requested() ? 1 : 0, read_error ? 1 : 0};
@@ -97,10 +62,9 @@ void TrainingLoop::take_step() {
   for (TrainedSae& trained : *saes_) {
     info.dead_window_tokens = trained.dead_window_tokens;
     info.seed = sae_seed(trained.sae->config(), job_->seed);
-    Rows& rows = rows_[trained.hook_index];
-    transform_rows(trained, rows.raw, rows.inputs);
-    info.n_local_lanes = static_cast<std::int64_t>(rows.lanes.size());
-    trained.figures = trained.step->run(info, rows.lanes, *comm_, is_logged(step_));
+    const std::vector<at::Tensor>& inputs = rows_.inputs_of(trained);
+    info.n_local_lanes = static_cast<std::int64_t>(inputs.size());
+    trained.figures = trained.step->run(info, inputs, *comm_, is_logged(step_));
   }
   ++step_;
 }
@@ -135,7 +99,7 @@ void TrainingLoop::write_timing(bool is_last) {
                      {"seconds", seconds},
                      {"cpu_seconds", cpu - timed_cpu_seconds_},
                      {"tokens_per_second", static_cast<double>(n_tokens) / std::max(seconds, 1e-9)},
-                     {"cache_bytes", source_->bytes_requested()}})});
+                     {"cache_bytes", rows_.bytes_requested()}})});
   timed_at_ = now;
   timed_cpu_seconds_ = cpu;
   timed_step_ = step_;
@@ -198,7 +162,7 @@ void TrainingLoop::run(std::int64_t first_step, bool is_saved) {
   while (step_ < steps_) {
     std::exception_ptr read_error;
     try {
-      read_batch();
+      rows_.take(step_);
     } catch (const Error&) {
       read_error = std::current_exception();
     }

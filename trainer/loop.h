@@ -8,6 +8,7 @@
 
 #include "comm/communicator.h"
 #include "core/progress.h"
+#include "trainer/batch_rows.h"
 #include "trainer/run_directory.h"
 #include "trainer/trained_sae.h"
 #include "trainer/trainer.h"
@@ -30,8 +31,6 @@ class TrainingLoop {
   std::int64_t tokens() const { return step_ * job_->config.batch_tokens; }
 
  private:
-  void allocate();
-  void read_batch();
   /// True when any rank was asked to stop; throws on every rank when one could not read.
   bool agree_on_flags(const std::exception_ptr& read_error);
   void take_step();
@@ -44,22 +43,12 @@ class TrainingLoop {
   std::string note() const;
 
   const TrainJob* job_;
-  activation_cache::ActivationSource* source_;
   comm::Communicator* comm_;
   RunDirectory* directory_;
   std::vector<TrainedSae>* saes_;
   Json identity_;
   std::int64_t steps_, step_ = 0, saved_step_ = -1;
-  std::int64_t n_lanes_, first_lane_;
-  /// The rows of this rank at a hook point, and room for each SAE's transform of them, which SAEs
-  /// share; undefined where no SAE looks.
-  struct Rows {
-    at::Tensor read;    // [local rows, d_in], lane after lane; in pinned memory if for a GPU
-    at::Tensor raw;     // the same on the device; `read` itself on the CPU
-    at::Tensor inputs;  // [local rows, d_in] on the device
-    std::vector<at::Tensor> lanes;  // of `inputs`: the local lanes, or all of it for a GPU
-  };
-  std::vector<Rows> rows_;
+  BatchRows rows_;
   std::chrono::steady_clock::time_point timed_at_;
   double timed_cpu_seconds_ = 0;
   std::int64_t timed_step_ = 0;

@@ -123,8 +123,8 @@ void TrainConfig::declare(FieldVisitor& fields) {
                         "weights over about 1 / (1 - ema_decay) steps; 0: the last weights.",
                 .min = 0,
                 .max = 0.99999999});
-  fields.field("encoder_dtype", encoder_dtype,
-               {.help = "Number type of the encoder product's operands; sums, weights and Adam are "
+  fields.field("operand_dtype", operand_dtype,
+               {.help = "Number type of what the products of a step multiply; sums, weights and Adam are "
                         "float32. auto: float32 on cpu, which knows no other, bfloat16 on cuda.",
                 .choices = {"auto", "float32", "bfloat16"}});
   fields.field("init_sample_rows", init_sample_rows,

@@ -30,7 +30,7 @@ struct TrainConfig {
   double epsilon = 1e-8;
   double clip_gradient_norm = 1;       // 0 turns clipping off
   double ema_decay = 0;                // of the weights' average (trainer/weight_average.h); 0: off
-  std::string encoder_dtype = "auto";  // operands of the encoder product: float32 | bfloat16
+  std::string operand_dtype = "auto";  // of what products multiply: float32 | bfloat16
   std::int64_t init_sample_rows = 8192;
   std::int64_t checkpoint_every_tokens = 0;  // 0: only at the end and on a stop
   std::int64_t keep_checkpoints = 2;         // >= 2

@@ -34,9 +34,9 @@ std::int64_t dead_window_tokens(const sae::SaeConfig& config, const TrainConfig&
 }
 
 sae::TrainingPlace training_place(const TrainJob& job) {
-  const std::string& dtype = job.config.encoder_dtype;
+  const std::string& dtype = job.config.operand_dtype;
   return {.device = job.device,
-          .has_bfloat16_encoder =
+          .has_bfloat16_operands =
               dtype == "bfloat16" || (dtype == "auto" && job.device == Device::kCuda)};
 }
 

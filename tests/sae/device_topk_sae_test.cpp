@@ -215,6 +215,28 @@ TEST_P(DeviceTopKSaeTest, WithBfloat16OperandsStaysNearFloat32) {
   EXPECT_NE(actual, expected) << "the operands were rounded";
 }
 
+TEST_P(DeviceTopKSaeTest, WithBfloat16OperandsHasGradientsNearFloat32) {
+  Pair pair(small_config(), GetParam(), 2, true);
+  // Weights that bfloat16 holds, so that both select the same latents up to the inputs' rounding.
+  for (TrainingSae* sae :
+       {static_cast<TrainingSae*>(&pair.expected), static_cast<TrainingSae*>(&pair.actual)}) {
+    for (Parameter& parameter : sae->parameters()) {
+      parameter.weight.copy_(parameter.weight.to(at::kBFloat16));
+    }
+    sae->parameters()[3].weight.zero_();
+  }
+  const at::Tensor x = normal_values({kTokens, kDim}, 5).to(at::kBFloat16).to(at::kFloat);
+  pair.gradients(x, step_info(), *comm_);
+  for (std::size_t p = 0; p < 4; ++p) {
+    EXPECT_LE(relative_difference(pair.actual.parameters()[p].gradient.to(at::kCPU),
+                                  pair.expected.parameters()[p].gradient),
+              0.01)
+        << "parameter " << p;
+  }
+  const Json expected = pair.expected.finish_step(*comm_);
+  expect_figures(pair.actual.finish_step(*comm_), expected, 1e-5);
+}
+
 TEST_P(DeviceTopKSaeTest, RoundsTheEncoderAgainWhenItsWeightsWereReplaced) {
   Pair pair(small_config(), GetParam(), 0, true);
   const at::Tensor x = normal_values({kTokens, kDim}, 5) + 0.5;
@@ -276,7 +298,7 @@ TEST(DeviceTrainingTest, SaysWhichVariantsCanBeTrainedOnCuda) {
   EXPECT_EQ(testing::first_line_of([&] {
               make_training_sae(*topk, 8, {Device::kCpu, true});
             }),
-            "sae a: train.encoder_dtype = bfloat16: processors train in float32");
+            "sae a: train.operand_dtype = bfloat16: processors train in float32");
 }
 
 }  // namespace

@@ -158,12 +158,14 @@ TEST_P(EnqueuedStepTest, UpdatesNothingForANanAndNamesIt) {
   }
 }
 
-TEST_P(EnqueuedStepTest, KeepsTheBfloat16CopyEqualToTheWeights) {
+TEST_P(EnqueuedStepTest, KeepsTheBfloat16CopiesEqualToTheWeights) {
   Trained trained = on_device(1, true);
   for (std::int64_t step = 0; step < 5; ++step) {
     trained.run(step, batch(step), step == 2);
-    const sae::Parameter& W_enc = trained.sae->parameters()[0];
-    EXPECT_TRUE(at::equal(W_enc.bfloat16, W_enc.weight.to(at::kBFloat16))) << step;
+    for (const std::size_t p : {0, 2}) {
+      const sae::Parameter& matrix = trained.sae->parameters()[p];
+      EXPECT_TRUE(at::equal(matrix.bfloat16, matrix.weight.to(at::kBFloat16))) << step;
+    }
   }
 }
 
