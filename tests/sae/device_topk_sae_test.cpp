@@ -149,7 +149,7 @@ TEST_P(DeviceTopKSaeTest, HasTheSameGradientsFiguresAndFirings) {
           << "parameter " << p << ", every " << dead_every;
     }
     const Json expected = pair.expected.finish_step(*comm_);
-    expect_figures(pair.actual.finish_step(*comm_), expected, 1e-9);
+    expect_figures(pair.actual.finish_step(*comm_), expected, 1e-6);
     EXPECT_EQ(expected.at("aux_loss").as_double() > 0, dead_every > 0);
     EXPECT_TRUE(at::equal(buffer(pair.actual, "tokens_since_fired").to(at::kCPU),
                           buffer(pair.expected, "tokens_since_fired")));
@@ -178,7 +178,7 @@ TEST_P(DeviceTopKSaeTest, CountsDeadLatentsAgainWhenTheirCountersWereRestored) {
   pair.gradients(x, step_info(1), *comm_);
   const Json expected = pair.expected.finish_step(*comm_);
   EXPECT_GT(expected.at("aux_loss").as_double(), 0);
-  expect_figures(pair.actual.finish_step(*comm_), expected, 1e-9);
+  expect_figures(pair.actual.finish_step(*comm_), expected, 1e-6);
 }
 
 TEST_P(DeviceTopKSaeTest, FollowsAFallingK) {
@@ -191,7 +191,7 @@ TEST_P(DeviceTopKSaeTest, FollowsAFallingK) {
     const Json expected = pair.expected.finish_step(*comm_);
     const Json actual = pair.actual.finish_step(*comm_);
     EXPECT_EQ(actual.at("k").as_int(), expected.at("k").as_int());
-    expect_figures(actual, expected, 1e-9);
+    expect_figures(actual, expected, 1e-6);
   }
 }
 
@@ -278,7 +278,7 @@ TEST_P(DeviceTopKSaeTest, TwoRanksComputeTheStepOfOne) {
                 2e-6);
     }
     mine.expected.finish_step(comm);
-    expect_figures(mine.actual.finish_step(comm), expected, 1e-9);
+    expect_figures(mine.actual.finish_step(comm), expected, 1e-6);
     EXPECT_TRUE(at::equal(buffer(mine.actual, "tokens_since_fired").to(at::kCPU),
                           buffer(one.expected, "tokens_since_fired")));
   });
