@@ -50,4 +50,4 @@ cuda:
 	ctest --preset cuda-release
 
 clean:
-	rm -rf build/cpu-release build/cpu-debug build/cuda-release build/cuda-kernels build/asan build/tsan build/bin
+	rm -rf build/cpu-release build/cpu-debug build/cuda-release build/cuda-tests build/gpu-kernels build/asan build/tsan build/bin

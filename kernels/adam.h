@@ -23,7 +23,8 @@ void adam(const Exec& exec, const AdamStep& step, std::int64_t count, const floa
 
 /// The same for rows [rows, cols] of unit norm, in one walk: the gradient of row r is gradient[r] -
 /// factors[r] * weights[r] (parallel_components), rounded to float32, and with `renormalises` the
-/// row is scaled back to unit norm as normalise_rows does it.
+/// row is scaled back to unit norm as normalise_rows does it (on CUDA the norm's float64 sum has an
+/// order of its own).
 void adam_unit_rows(const Exec& exec, const AdamStep& step, std::int64_t rows, std::int64_t cols,
                     const float* gradient, const double* factors, bool renormalises, float* weights,
                     float* m, float* v);

@@ -1,12 +1,15 @@
 #include "kernels/detail/backends.h"
+#include "kernels/detail/columns_device.h"
 #include "kernels/detail/cuda_support.h"
 #include "kernels/detail/decoder_norm_device.h"
+#include "kernels/detail/unit_rows_device.h"
 
 namespace thresher::kernels::detail {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr std::int64_t kRowsPerBlock = kThreads / kRowLanes;
+constexpr std::int64_t kWarpRows = kThreads / 32;  // where a warp has a row
 
 __device__ RowGroup group_of_block(std::int64_t rows, std::int64_t cols) {
   return {static_cast<std::int64_t>(blockIdx.x) * kRowsPerBlock, rows, cols};
@@ -51,15 +54,24 @@ __global__ void squares_of_blocks(std::int64_t count, const float* values, doubl
   square_sum_block(block, blockIdx.x, count, values, sums, parts);
 }
 
-__global__ void update_unit_rows(AdamFactors factors, const UpdateControl* control,
-                                 std::int64_t rows, std::int64_t cols, const float* gradient,
-                                 const double* parallel, bool renormalises, float* weights,
-                                 float* m, float* v, std::uint16_t* bfloat16) {
-  if (!take_control(control, factors)) return;
+template <int kWidth>
+__global__ void update_unit_rows(UnitRowsTask task, const UpdateControl* control) {
   __shared__ double sums[kThreads];
+  if (!take_control(control, task.factors)) return;
   CudaBlock block;
-  adam_unit_rows_block(block, group_of_block(rows, cols), factors, gradient, parallel, renormalises,
-                       sums, weights, m, v, bfloat16);
+  unit_rows_block<kWidth>(block, task, blockIdx.x * kWarpRows, sums);
+}
+
+template <int kWidth>
+__global__ void components_by_warp(std::int64_t rows, std::int64_t cols, const float* W,
+                                   const float* grad, double* factors, double* squares) {
+  __shared__ double sums[3 * kThreads];
+  CudaBlock block;
+  row_components_block<kWidth>(block, rows, cols, blockIdx.x * kWarpRows, W, grad, sums,
+                               [=](std::int64_t row, double factor, double square) {
+                                 factors[row] = factor;
+                                 squares[row] = square;
+                               });
 }
 
 }  // namespace
@@ -102,10 +114,13 @@ void adam_unit_rows_controlled_cuda(void* stream, const AdamStep& step,
                                     std::int64_t cols, const float* gradient, const double* factors,
                                     bool renormalises, float* weights, float* m, float* v,
                                     std::uint16_t* bfloat16) {
-  update_unit_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0,
-                     static_cast<cudaStream_t>(stream)>>>(adam_factors(step), control, rows, cols,
-                                                          gradient, factors, renormalises, weights,
-                                                          m, v, bfloat16);
+  const UnitRowsTask task{
+      rows, cols, adam_factors(step), gradient, factors, renormalises, weights, m, v, bfloat16};
+  const int width =
+      columns_width(cols, addresses_of(gradient, weights, m, v) | 2 * addresses_of(bfloat16));
+  const auto kernel = width == 4 ? update_unit_rows<4> : update_unit_rows<1>;
+  kernel<<<grid_of(rows, kWarpRows), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(task,
+                                                                                       control);
   check_launch("adam_unit_rows");
 }
 
@@ -114,8 +129,10 @@ void parallel_components_on_cuda(void* stream, std::int64_t rows, std::int64_t c
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   if (rows == 0) return set_zero(squares, 1, cuda_stream, "parallel_components");
   StreamBuffer<double> of_rows(rows, cuda_stream, "parallel_components");
-  components_of_rows<<<grid_of(rows, kRowsPerBlock), kThreads, 0, cuda_stream>>>(
-      rows, cols, W, grad, factors, of_rows.data());
+  const auto kernel = columns_width(cols, addresses_of(W, grad)) == 4 ? components_by_warp<4>
+                                                                      : components_by_warp<1>;
+  kernel<<<grid_of(rows, kWarpRows), kThreads, 0, cuda_stream>>>(rows, cols, W, grad, factors,
+                                                                 of_rows.data());
   check_launch("parallel_components");
   tree_sums_on_cuda(stream, rows, 1, of_rows.data(), squares);
 }

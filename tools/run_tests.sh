@@ -10,11 +10,11 @@ cmake --build --preset cpu-release -j "$jobs"
 ln -sfn cpu-release/bin build/bin
 
 if command -v nvcc >/dev/null; then
-  cmake -S . -B build/cuda-kernels -G Ninja -Wno-dev --log-level=WARNING -DTHRESHER_CUDA=ON \
-        "-DTHRESHER_LAYERS=core;comm;kernels"
-  cmake --build build/cuda-kernels -j "$jobs" --target kernels_test kernels_gpu_test
-  build/cuda-kernels/bin/kernels_test --gtest_brief=1
-  build/cuda-kernels/bin/kernels_gpu_test --gtest_brief=1
+  cmake -S tools/gpu_kernels -B build/cuda-tests -G Ninja -Wno-dev --log-level=WARNING -DCMAKE_BUILD_TYPE=Release \
+        -DTHRESHER_WERROR=ON -DTHRESHER_TORCH_ROOT=
+  cmake --build build/cuda-tests -j "$jobs"
+  build/cuda-tests/bin/kernels_test --gtest_brief=1
+  build/cuda-tests/bin/kernels_gpu_test --gtest_brief=1
 else
   echo "run_tests: no nvcc on PATH, the CUDA kernels are not compiled here" >&2
 fi

@@ -3,8 +3,6 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/detail/adam_element.h"
-#include "kernels/detail/bfloat16_device.h"
 #include "kernels/detail/device_code.h"
 
 // kRowLanes threads work on a row; element i belongs to thread i % kRowLanes and the partial sums
@@ -148,33 +146,6 @@ THRESHER_DEVICE void parallel_components_block(Block& block, const RowGroup& gro
     if (thread % kRowLanes != 0 || row >= group.rows) return;
     store(row, parallel_factor(sums[thread], dots[thread]),
           perpendicular_squares(sums[thread], dots[thread], squares[thread]));
-  });
-}
-
-/// The rows of adam_unit_rows; `bfloat16` may be null.
-template <class Block>
-THRESHER_DEVICE void adam_unit_rows_block(Block& block, const RowGroup& group,
-                                          const AdamFactors& factors, const float* gradient,
-                                          const double* parallel, bool renormalises, double* sums,
-                                          float* weights, float* m, float* v,
-                                          std::uint16_t* bfloat16) {
-  block.each([&](std::uint32_t thread) {
-    const std::int64_t row = group.row_of(thread);
-    if (row >= group.rows) return;
-    for (std::int64_t c = thread % kRowLanes; c < group.cols; c += kRowLanes) {
-      const std::int64_t i = row * group.cols + c;
-      const float left = perpendicular_element(parallel[row], gradient[i], weights[i]);
-      adam_element(factors, left, weights[i], m[i], v[i]);
-    }
-  });
-  if (renormalises) normalise_rows_block(block, group, sums, weights);
-  if (bfloat16 == nullptr) return;
-  block.each([&](std::uint32_t thread) {
-    const std::int64_t row = group.row_of(thread);
-    if (row >= group.rows) return;
-    for (std::int64_t c = thread % kRowLanes; c < group.cols; c += kRowLanes) {
-      bfloat16[row * group.cols + c] = to_bfloat16(weights[row * group.cols + c]);
-    }
   });
 }
 

@@ -9,7 +9,7 @@
 
 namespace thresher::kernels::detail {
 
-constexpr int kMostRowThreads = 1024;
+constexpr int kMostRowThreads = 512;
 
 template <int kWidth, class Pairs>
 __global__ void __launch_bounds__(kMostRowThreads)

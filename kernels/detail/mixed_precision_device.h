@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/detail/columns_device.h"
 #include "kernels/detail/device_code.h"
@@ -23,6 +24,9 @@ struct ResidualTask {
   float* dots;
 };
 
+/// Rows that are on their way at a time; they are added in their order.
+constexpr int kRowsAhead = 4;
+
 /// Columns [col, col + kWidth) of one row's residual.
 template <int kWidth>
 THRESHER_DEVICE void residual_columns(const ResidualTask& task, std::int64_t row,
@@ -30,11 +34,22 @@ THRESHER_DEVICE void residual_columns(const ResidualTask& task, std::int64_t row
   Columns<float, kWidth> recon{};
   if (task.bias != nullptr) recon = load_columns<kWidth>(task.bias + col);
   const std::int64_t end = task.row_offsets[row + 1];
-  for (std::int64_t slot = task.row_offsets[row]; slot < end; ++slot) {
-    const float value = task.values[slot];
-    if (value == 0.0f) continue;
-    const auto weights = load_columns<kWidth>(task.W_dec + task.indices[slot] * task.d + col);
-    for (int i = 0; i < kWidth; ++i) recon.at[i] += value * widened(weights.at[i]);
+  for (std::int64_t slot = task.row_offsets[row]; slot < end; slot += kRowsAhead) {
+    float values[kRowsAhead];
+    Columns<std::uint16_t, kWidth> weights[kRowsAhead];
+    THRESHER_UNROLL
+    for (int b = 0; b < kRowsAhead; ++b) {
+      values[b] = slot + b < end ? task.values[slot + b] : 0.0f;
+      // A silent slot's latent means nothing: it reads row 0, and nothing is added.
+      const std::int64_t latent = values[b] != 0.0f ? task.indices[slot + b] : 0;
+      weights[b] = load_columns<kWidth>(task.W_dec + latent * task.d + col);
+    }
+    THRESHER_UNROLL
+    for (int b = 0; b < kRowsAhead; ++b) {
+      if (values[b] == 0.0f) continue;
+      THRESHER_UNROLL
+      for (int i = 0; i < kWidth; ++i) recon.at[i] += values[b] * widened(weights[b].at[i]);
+    }
   }
   Columns<float, kWidth> residual = load_columns<kWidth>(task.x + row * task.d + col);
   Columns<std::uint16_t, kWidth> rounded;
@@ -47,7 +62,7 @@ THRESHER_DEVICE void residual_columns(const ResidualTask& task, std::int64_t row
 }
 
 /// One row: its residual, then its dot products, a warp a slot. `sums` has room for a number a
-/// thread. Four threads of neighbouring slots' warps read the residual from the cache.
+/// thread.
 template <int kWidth, class Block>
 THRESHER_DEVICE void mixed_residual_block(Block& block, const ResidualTask& task, std::int64_t row,
                                           float* sums) {
@@ -133,21 +148,35 @@ struct GradientColumns {
 template <int kWidth, class Pairs>
 THRESHER_DEVICE GradientColumns<kWidth> gradient_columns(const Pairs& pairs, PairRange range,
                                                          std::int64_t d, std::int64_t col) {
+  using Row = Columns<std::remove_const_t<std::remove_pointer_t<decltype(Pairs::inputs)>>, kWidth>;
   GradientColumns<kWidth> sums{};
   const bool wants_decoder = pairs.values != nullptr, wants_encoder = pairs.grad_values != nullptr;
-  for (std::int64_t p = range.begin; p < range.end; ++p) {
-    const std::int64_t row = pairs.pair_rows[p];
-    const std::int32_t slot = pairs.pair_slots[p];
-    if (wants_decoder) {
-      const float value = pairs.values[slot];
-      const auto residual = load_columns<kWidth>(pairs.residuals + row * d + col);
-      for (int i = 0; i < kWidth; ++i) sums.W_dec.at[i] += value * widened(residual.at[i]);
+  for (std::int64_t p = range.begin; p < range.end; p += kRowsAhead) {
+    float values[kRowsAhead] = {}, grad_values[kRowsAhead] = {};
+    Row residuals[kRowsAhead] = {}, inputs[kRowsAhead] = {};
+    THRESHER_UNROLL
+    for (int b = 0; b < kRowsAhead; ++b) {
+      const std::int64_t at = p + b < range.end ? p + b : p;  // past the end: read, but not added
+      const std::int64_t row = pairs.pair_rows[at];
+      const std::int32_t slot = pairs.pair_slots[at];
+      if (wants_decoder) {
+        values[b] = pairs.values[slot];
+        residuals[b] = load_columns<kWidth>(pairs.residuals + row * d + col);
+      }
+      if (!wants_encoder) continue;
+      const std::int64_t input = row < pairs.n_inputs ? row : row - pairs.n_inputs;
+      grad_values[b] = pairs.grad_values[slot];
+      inputs[b] = load_columns<kWidth>(pairs.inputs + input * d + col);
     }
-    if (!wants_encoder) continue;
-    const std::int64_t input = row < pairs.n_inputs ? row : row - pairs.n_inputs;
-    const float grad_value = pairs.grad_values[slot];
-    const auto x = load_columns<kWidth>(pairs.inputs + input * d + col);
-    for (int i = 0; i < kWidth; ++i) sums.W_enc.at[i] += grad_value * widened(x.at[i]);
+    THRESHER_UNROLL
+    for (int b = 0; b < kRowsAhead; ++b) {
+      if (p + b >= range.end) continue;
+      THRESHER_UNROLL
+      for (int i = 0; i < kWidth; ++i) {
+        if (wants_decoder) sums.W_dec.at[i] += values[b] * widened(residuals[b].at[i]);
+        if (wants_encoder) sums.W_enc.at[i] += grad_values[b] * widened(inputs[b].at[i]);
+      }
+    }
   }
   return sums;
 }

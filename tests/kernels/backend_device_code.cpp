@@ -10,6 +10,7 @@
 #include "tests/kernels/backends.h"
 #include "tests/kernels/host_block.h"
 #include "tests/kernels/host_latents.h"
+#include "tests/kernels/host_unit_rows.h"
 
 namespace thresher::kernels {
 namespace {
@@ -164,12 +165,9 @@ class DeviceCodeBackend final : public Backend {
                       const std::vector<double>& factors, bool renormalises,
                       std::vector<float>& weights, std::vector<float>& m,
                       std::vector<float>& v) override {
-    const auto rows = static_cast<std::int64_t>(factors.size());
-    for_each_group(rows, cols, [&](HostBlock& block, const detail::RowGroup& group) {
-      detail::adam_unit_rows_block(block, group, detail::adam_factors(step), gradient.data(),
-                                   factors.data(), renormalises, sums_.data(), weights.data(),
-                                   m.data(), v.data(), nullptr);
-    });
+    update_unit_rows({static_cast<std::int64_t>(factors.size()), cols, detail::adam_factors(step),
+                      gradient.data(), factors.data(), renormalises, weights.data(), m.data(),
+                      v.data(), nullptr});
   }
 
  private:

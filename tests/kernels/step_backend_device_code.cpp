@@ -12,6 +12,7 @@
 #include "kernels/detail/sort_pairs_device.h"
 #include "tests/kernels/host_block.h"
 #include "tests/kernels/host_latents.h"
+#include "tests/kernels/host_unit_rows.h"
 #include "tests/kernels/step_backend.h"
 
 namespace thresher::kernels {
@@ -141,25 +142,18 @@ class DeviceCodeStepBackend final : public StepBackend {
                       bool renormalises, AdamArrays& arrays) override {
     detail::AdamFactors adam = detail::adam_factors(step);
     if (!detail::take_control(&control, adam)) return;
-    for_each_group(static_cast<std::int64_t>(factors.size()), cols,
-                   [&](HostBlock& block, const detail::RowGroup& group) {
-                     detail::adam_unit_rows_block(
-                         block, group, adam, gradient.data(), factors.data(), renormalises,
-                         sums_.data(), arrays.weights.data(), arrays.m.data(), arrays.v.data(),
-                         arrays.bfloat16.empty() ? nullptr : arrays.bfloat16.data());
-                   });
+    update_unit_rows({static_cast<std::int64_t>(factors.size()), cols, adam, gradient.data(),
+                      factors.data(), renormalises, arrays.weights.data(), arrays.m.data(),
+                      arrays.v.data(), arrays.bfloat16.empty() ? nullptr : arrays.bfloat16.data()});
   }
 
   Components parallel_components(std::int64_t rows, std::int64_t cols, const std::vector<float>& W,
                                  const std::vector<float>& grad) override {
     Components out{std::vector<double>(static_cast<std::size_t>(rows), -1.0), 0};
     std::vector<double> squares(out.factors);
-    for_each_group(rows, cols, [&](HostBlock& block, const detail::RowGroup& group) {
-      detail::parallel_components_block(block, group, W.data(), grad.data(), sums_.data(),
-                                        [&](std::int64_t row, double factor, double square) {
-                                          out.factors[static_cast<std::size_t>(row)] = factor;
-                                          squares[static_cast<std::size_t>(row)] = square;
-                                        });
+    row_components(rows, cols, W, grad, [&](std::int64_t row, double factor, double square) {
+      out.factors[static_cast<std::size_t>(row)] = factor;
+      squares[static_cast<std::size_t>(row)] = square;
     });
     out.squares = rows == 0 ? 0.0 : tree_sums(rows, 1, squares)[0];
     return out;
@@ -241,8 +235,6 @@ class DeviceCodeStepBackend final : public StepBackend {
   }
 
  private:
-  static constexpr std::uint32_t kRowThreads = 32;
-
   template <class Tile>
   EncodeOut encode(const EncodeCase& in) {
     EncodeOut out;
@@ -303,15 +295,6 @@ class DeviceCodeStepBackend final : public StepBackend {
     }
   }
 
-  template <class F>
-  static void for_each_group(std::int64_t rows, std::int64_t cols, F f) {
-    HostBlock block(kRowThreads);
-    for (std::int64_t row = 0; row < rows; row += kRowThreads / detail::kRowLanes) {
-      f(block, detail::RowGroup{row, rows, cols});
-    }
-  }
-
-  std::vector<double> sums_ = std::vector<double>(3 * kRowThreads);
   std::int64_t calls_ = 0;  // every call is cut up in another way
 };
 
