@@ -94,7 +94,9 @@ Json bench_harvest(const Experiment& experiment, std::int64_t steps, comm::Commu
   const host_model::TokenBatch batch = evaluation::make_batch(contexts, 0, n);
   host_model::ForwardRequest request;
   for (const std::string& name : experiment.cache.hook_points) {
-    request.hooks[host_model::HookPoint::parse(name)] = [](const at::Tensor&) {
+    // The harvest takes activations to the host, and a GPU is waited for that way.
+    request.hooks[host_model::HookPoint::parse(name)] = [](const at::Tensor& activation) {
+      activation.to(at::kCPU);
       return at::Tensor();
     };
   }
@@ -111,6 +113,7 @@ Json bench_harvest(const Experiment& experiment, std::int64_t steps, comm::Commu
   const auto tokens = static_cast<double>(n * contexts.context_tokens * comm.world_size());
   Json out = common("harvest", comm);
   out["hook_points"] = Json::array_of(experiment.cache.hook_points);
+  out["device"] = device_name(inputs.model->info().device);
   out["host_dtype"] = dtype_name(inputs.model->info().dtype);
   out["forward_tokens"] = n * contexts.context_tokens;
   out["steps"] = steps;

@@ -88,6 +88,7 @@ Batches text_batches(const Experiment& experiment, Inputs& inputs, const std::ve
             std::vector<at::Tensor> x;
             for (const Point& point : points) {
               x.push_back(clean.activations.at(host_model::HookPoint::parse(point.hook_point))
+                              .to(at::kCPU)  // where the checkpoints' SAEs are
                               .index_select(0, clean.kept_rows));
             }
             return x;

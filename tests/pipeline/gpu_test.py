@@ -45,6 +45,12 @@ class GpuTest(unittest.TestCase):
         self.expect_near("cuda")
         identity = json.loads((self.workspace / "cuda/cache/cache.json").read_text())
         self.assertEqual(identity["host_model"]["device"], "cuda")
+        run_dir = self.workspace / "cuda/runs/tiny"
+        curve = json.loads(thresher("eval", run_dir, "--curve", "--json").stdout)
+        self.assertLess(curve[-1]["fvu"], curve[0]["fvu"])
+        encoded = json.loads(thresher("encode", run_dir, "--text", "a few words", "--json").stdout)
+        self.assertEqual(encoded["saes"], ["topk"])
+        self.assertEqual(json.loads(thresher("bench", "harvest", *self.arguments("cuda", "cuda")).stdout)["device"], "cuda")
 
     def test_in_float32(self):
         self.run_experiment("float32", "cuda", "--set", "train.operand_dtype=float32")
