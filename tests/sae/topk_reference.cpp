@@ -1,6 +1,7 @@
 #include "tests/sae/topk_reference.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace thresher::sae::testing {
 namespace {
@@ -27,7 +28,7 @@ void TopKReference::select(std::int64_t k, std::int64_t aux_k,
   aux_mask = at::zeros_like(pre_acts);
   const auto n_dead = static_cast<std::int64_t>(dead.size());
   if (n_dead == 0) return;
-  at::Tensor silent = at::full_like(pre_acts, -1e300);
+  at::Tensor silent = at::full_like(pre_acts, -std::numeric_limits<double>::infinity());
   for (const std::int64_t latent : dead) silent.select(1, latent).copy_(pre_acts.select(1, latent));
   aux_mask = top_mask(silent, std::min(n_dead, aux_k));
 }
