@@ -30,7 +30,8 @@ Failure describe_failure(const std::exception_ptr& error) {
     return {known.code(), known.what()};
   } catch (const c10::Error& torch) {
     const std::string text = torch.what_without_backtrace();
-    if (text.find("allocate memory") != std::string::npos) {
+    if (text.find("allocate memory") != std::string::npos ||
+        text.find("out of memory") != std::string::npos) {
       return {ExitCode::kInternal,
               fmt::format("out of memory: {}\n  hint: fewer ranks on this host, a smaller "
                           "train.batch_tokens or fewer latents need less",
