@@ -8,8 +8,9 @@
 #   operators  the PyTorch operators on CUDA tensors
 #   sanitizer  compute-sanitizer: memcheck, racecheck, initcheck, synccheck
 #   nccl       comm_nccl_test with two ranks on one GPU, told apart by NCCL_HOSTID, where the layer comm can be built
-#   job        configs/demo on the device (`thresher run --set run.device=cuda`), where the program is built with CUDA
-#   bench      time of every kernel and of the whole step (bench/gpu_bench.cpp) beside PyTorch (bench/gpu_step.py)
+#   job        a short `thresher run --set run.device=cuda` of configs/smollm2-topk.yaml, where the program is built with CUDA
+#   bench      time of every kernel and of all in a step (bench/gpu_bench.cpp) beside PyTorch (bench/gpu_step.py), and
+#              `thresher bench step --device cuda` where that program is
 #
 # Needs nvcc, CMake and a GPU; a python3 with PyTorch for operators and bench (tools/gpu_kernels says more). A part that
 # lacks what it needs is reported as left out. THRESHER is the program for `job` (build/cuda-release/bin/thresher).
@@ -35,11 +36,17 @@ note() {  # note PART VERDICT [WHY]
   echo "$*" >>"$out/parts.txt"
   echo "gpu_check: $*"
 }
-# try PART LOG COMMAND...: passed or failed by the exit code
+# try PART LOG COMMAND...: passed or failed by the exit code; a GoogleTest case that was skipped has not passed
 try() {
   local part=$1 log=$2
   shift 2
-  if "$@" >"$out/$log" 2>&1; then note "$part" passed; else note "$part" failed "see $log"; fi
+  if ! "$@" >"$out/$log" 2>&1; then
+    note "$part" failed "see $log"
+  elif grep -q '^\[  SKIPPED \]' "$out/$log"; then
+    note "$part" failed "tests were skipped, see $log"
+  else
+    note "$part" passed
+  fi
 }
 
 echo "gpu_check: building in $build (log: $out/build.log)"
@@ -57,9 +64,7 @@ if wanted tests && [ -x "$bin/device_check" ]; then
   try device_check device_check.log "$bin/device_check"
   cat "$out/device_check.log"
   if [ -x "$bin/kernels_gpu_test" ]; then
-    # A test that is skipped has not been made.
-    # shellcheck disable=SC2016
-    try kernels_gpu_test tests.log bash -c '"$0" --gtest_brief=1 && ! "$0" --gtest_brief=1 | grep -q SKIPPED' "$bin/kernels_gpu_test"
+    try kernels_gpu_test tests.log "$bin/kernels_gpu_test" --gtest_brief=1
   else
     note kernels_gpu_test left-out "no GoogleTest"
   fi
@@ -111,6 +116,11 @@ fi
 if wanted bench; then
   for size in $sizes; do
     try "bench-$size" "bench-$size.json" "$bin/gpu_bench" "$size"
+    if [ -x "$thresher" ]; then
+      try "step-$size" "step-$size.json" "$thresher" bench step --device cuda --size "$size" --json
+    else
+      note "step-$size" left-out "no program with CUDA at $thresher"
+    fi
     if "$python" -c "import torch" 2>/dev/null; then
       try "torch-$size" "torch-$size.json" "$python" bench/gpu_step.py "$size"
     else

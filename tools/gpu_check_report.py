@@ -58,7 +58,8 @@ def main():
     for size in "ABCG":
         ours, theirs = read_json(out / f"bench-{size}.json"), read_json(out / f"torch-{size}.json")
         if ours or theirs:
-            result["bench"][size] = {"thresher": ours, "torch": theirs, "ratios": compare(ours, theirs)}
+            step = read_json(out / f"step-{size}.json")
+            result["bench"][size] = {"kernels": ours, "step": step, "torch": theirs, "ratios": compare(ours, theirs)}
     (out / "gpu_check.json").write_text(json.dumps(result, indent=2) + "\n")
     lines = [
         f"# GPU check: {result['verdict']}",
