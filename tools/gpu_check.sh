@@ -42,7 +42,7 @@ try() {
   shift 2
   if ! "$@" >"$out/$log" 2>&1; then
     note "$part" failed "see $log"
-  elif grep -q '^\[  SKIPPED \]' "$out/$log"; then
+  elif grep -q '\[  SKIPPED \]' "$out/$log"; then
     note "$part" failed "tests were skipped, see $log"
   else
     note "$part" passed
