@@ -9,6 +9,7 @@
 #   sanitizer  compute-sanitizer: memcheck, racecheck, initcheck, synccheck
 #   nccl       comm_nccl_test with two ranks on one GPU, told apart by NCCL_HOSTID, where the layer comm can be built
 #   job        a short `thresher run --set run.device=cuda` of configs/smollm2-topk.yaml, where the program is built with CUDA
+#   step       sae_gpu_test, trainer_gpu_test and tests/pipeline/gpu_test.py, beside that program
 #   bench      time of every kernel and of all in a step (bench/gpu_bench.cpp) beside PyTorch (bench/gpu_step.py), and
 #              `thresher bench step --device cuda` where that program is
 #
@@ -17,7 +18,7 @@
 # Exit code: 0 all passed; 1 a part failed, or there is no GPU; 64 usage.
 set -uo pipefail
 if [ $# -ne 1 ] || [[ "$1" == -* ]]; then
-  echo "usage: [PARTS='tests operators sanitizer nccl job bench'] tools/gpu_check.sh OUT_DIR" >&2
+  echo "usage: [PARTS='tests operators sanitizer nccl job step bench'] tools/gpu_check.sh OUT_DIR" >&2
   exit 64
 fi
 mkdir -p "$1" || exit 74
@@ -27,7 +28,7 @@ build=${BUILD_DIR:-build/gpu-kernels}
 jobs=${JOBS:-$(nproc)}
 python=${PYTHON:-python3}
 thresher=${THRESHER:-build/cuda-release/bin/thresher}
-parts=" ${PARTS:-tests operators sanitizer nccl job bench} "
+parts=" ${PARTS:-tests operators sanitizer nccl job step bench} "
 sizes=${SIZES:-A B C G}
 : >"$out/parts.txt"
 
@@ -110,6 +111,23 @@ if wanted job; then
       --set train.total_tokens=64k --set train.warmup_tokens=4k --set train.decay_tokens=8k
   else
     note job left-out "no program with CUDA at $thresher"
+  fi
+fi
+
+if wanted step; then
+  for program in sae_gpu_test trainer_gpu_test; do
+    if [ -x "$(dirname "$thresher")/$program" ]; then
+      try $program $program.log "$(dirname "$thresher")/$program"
+    else
+      note $program left-out "not built beside $thresher"
+    fi
+  done
+  if [ -x "$thresher" ] && [ -x build/venv/bin/python ]; then
+    try pipeline pipeline.log env THRESHER_SOURCE_DIR="$PWD" THRESHER_BIN="$(dirname "$(realpath "$thresher")")" \
+      THRESHER_PYTHON="$PWD/build/venv/bin/python" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+      OMPI_MCA_rmaps_base_oversubscribe=1 build/venv/bin/python tests/pipeline/gpu_test.py
+  else
+    note pipeline left-out "no program with CUDA at $thresher, or no build/venv"
   fi
 fi
 
