@@ -33,7 +33,7 @@ void run_vnni(std::int64_t d, const ScreenRows& rows, const ScreenColumns& colum
   alignas(64) std::int32_t sums[kRows * kCols];
   multiply_bytes((d + kByteGroup - 1) / kByteGroup, static_cast<const std::int8_t*>(rows.packed),
                  static_cast<const std::uint8_t*>(columns.packed), sums);
-  limit<kRows, kCols>(sums, rows, columns, upper, maxima, stride);
+  limit_bytes<kRows, kCols>(sums, rows, columns, upper, maxima, stride);
 }
 
 }  // namespace

@@ -125,13 +125,18 @@ inline void pack_floats(std::int64_t count, std::int64_t d, std::int64_t width,
   }
 }
 
-/// From products [kRows][kCols] without bias.
-template <int kRows, int kCols, class Number>
-inline void limit(const Number* sums, const ScreenRows& rows, const ScreenColumns& columns,
-                  float* upper, float* maxima, std::int64_t stride) {
+inline void raise(const float* z, int count, float* most) {
+  for (int c = 0; c < count; ++c) most[c] = z[c] > most[c] ? z[c] : most[c];
+}
+
+/// From products of bytes [kRows][kCols].
+template <int kRows, int kCols>
+inline void limit_bytes(const std::int32_t* sums, const ScreenRows& rows,
+                        const ScreenColumns& columns, float* upper, float* maxima,
+                        std::int64_t stride) {
   for (std::int64_t r = 0; r < kRows; ++r) {
     const float scale = rows.scale[r], error = rows.error[r], norm = rows.norm[r];
-    const auto start = static_cast<Number>(rows.start[r]);
+    const std::int32_t start = rows.start[r];
     float z[kCols];
     for (int c = 0; c < kCols; ++c) {
       z[c] = static_cast<float>(sums[r * kCols + c] + start) * (scale * columns.scale[c]) +
@@ -141,9 +146,20 @@ inline void limit(const Number* sums, const ScreenRows& rows, const ScreenColumn
       upper[r * kCols + c] =
           z[c] + (error * columns.norm[c] + (norm * columns.error[c] + columns.slack[c]));
     }
-    if (maxima == nullptr) continue;
-    float* most = maxima + r * stride;
-    for (int c = 0; c < kCols; ++c) most[c] = z[c] > most[c] ? z[c] : most[c];
+    if (maxima != nullptr) raise(z, kCols, maxima + r * stride);
+  }
+}
+
+/// From pre-activations [kRows][kCols]; floats have no error of their own.
+template <int kRows, int kCols>
+inline void limit_floats(const float* z, const ScreenRows& rows, const ScreenColumns& columns,
+                         float* upper, float* maxima, std::int64_t stride) {
+  for (std::int64_t r = 0; r < kRows; ++r, z += kCols) {
+    const float error = rows.error[r];
+    for (int c = 0; c < kCols; ++c) {
+      upper[r * kCols + c] = z[c] + (error * columns.norm[c] + columns.slack[c]);
+    }
+    if (maxima != nullptr) raise(z, kCols, maxima + r * stride);
   }
 }
 
@@ -151,11 +167,11 @@ template <const EncodeTile& kTile, int kRows, int kCols>
 void run_floats(std::int64_t d, const ScreenRows& rows, const ScreenColumns& columns, float* upper,
                 float* maxima, std::int64_t stride) {
   static constexpr float kZero[kMaxTileCols] = {};
-  alignas(64) float sums[kRows * kCols];
+  alignas(64) float z[kRows * kCols];
   std::uint32_t hits[kRows];
   kTile.run(d, static_cast<const float*>(rows.packed), static_cast<const float*>(columns.packed),
-            kZero, kZero, kZero, sums, hits);
-  limit<kRows, kCols>(sums, rows, columns, upper, maxima, stride);
+            columns.bias, kZero, kZero, z, hits);
+  limit_floats<kRows, kCols>(z, rows, columns, upper, maxima, stride);
 }
 
 template <int kRows, int kCols>
@@ -174,7 +190,7 @@ void run_bytes(std::int64_t d, const ScreenRows& rows, const ScreenColumns& colu
       }
     }
   }
-  limit<kRows, kCols>(sums, rows, columns, upper, maxima, stride);
+  limit_bytes<kRows, kCols>(sums, rows, columns, upper, maxima, stride);
 }
 
 template <int kCols>
