@@ -31,10 +31,6 @@ constexpr double kNoVariance = 1e-12;
 // The encoder's starting scale needs a mean norm, not the whole sample.
 constexpr std::int64_t kScaleRows = 1024;
 
-// Up to so many dead latents for each that AuxK takes, dense products of all of them are faster
-// than pairs.
-constexpr std::int64_t kDenseAuxShare = 6;
-
 constexpr kernels::Exec kExec{};
 
 }  // namespace

@@ -25,6 +25,10 @@ namespace thresher::sae {
 /// W_enc is stored latent-major, [n_latents, d_in]; parameters() shows the transposed view.
 class TopKSae final : public TrainingSae {
  public:
+  /// Up to so many dead latents for each that AuxK takes, dense products of all of them are faster
+  /// than pairs.
+  static constexpr std::int64_t kDenseAuxShare = 6;
+
   TopKSae(const TopKConfig& config, std::int64_t d_in);
   TopKSae(const BatchTopKConfig& config, std::int64_t d_in);
   const SaeConfig& config() const override {

@@ -5,7 +5,10 @@
 #include <chrono>
 #include <set>
 
+#include "kernels/dense_aux_k.h"
 #include "kernels/encode_select.h"
+#include "sae/jumprelu_sae.h"
+#include "sae/topk_sae.h"
 #include "trainer/trained_sae.h"
 #include "trainer/trainer.h"
 
@@ -31,25 +34,86 @@ double product_seconds(std::int64_t d_in, std::int64_t n_latents, double rows) {
   return best * rows / static_cast<double>(kProbeRows);
 }
 
+// What a step keeps of a chosen (token, latent) pair: latent and value where they were selected and
+// in their lane, the value's gradient, row and slot in the order of latents.
+constexpr std::int64_t kPairBytes = 28;
+constexpr std::int64_t kJumpReluPairBytes = 40;
+// A pair that may be chosen yet; of BatchTopK there are about so many for each that is.
+constexpr std::int64_t kCandidateBytes = 8;
+constexpr std::int64_t kBatchCandidates = 4;
+
+// Steps in products of the encoder: all five and more for dense gradients; where only some pairs
+// count, about its own (`thresher bench step`).
+constexpr double kDenseStep = 6, kSparseStep = 1.2;
+
+/// What one rank works on.
+struct Share {
+  std::int64_t rows, lane_rows, lanes;  // of the rank, of a lane, of the rank
+  std::int64_t d_in, n_latents;
+  std::int64_t matrices() const { return 2 * d_in * n_latents; }
+  /// Buffers that sums of lanes take on their way along the tree.
+  std::int64_t levels() const { return std::bit_width(static_cast<std::uint64_t>(lanes)); }
+};
+
 /// Inputs as they come, centred and packed for the product, errors and AuxK's; the packed block of
 /// the encoder.
-std::uint64_t sparse_step_bytes(std::int64_t rank_rows, std::int64_t lane_rows, std::int64_t d_in) {
-  return 4 * static_cast<std::uint64_t>(lane_rows * d_in + 5 * rank_rows * d_in) +
-         kernels::EncodeSelect::kPackedBytes;
+std::int64_t row_bytes(const Share& share) {
+  return 4 * (share.lane_rows + 5 * share.rows) * share.d_in + kernels::EncodeSelect::kPackedBytes;
 }
 
-bool is_sparse(const sae::SaeConfig& config) {
-  return dynamic_cast<const sae::TopKConfig*>(&config) != nullptr;
+/// AuxK by pairs or by dense products, whichever takes more: nobody knows how many latents will be
+/// dead.
+std::int64_t aux_bytes(const sae::TopKConfig& config, const Share& share) {
+  if (config.aux_coefficient == 0) return 0;
+  const std::int64_t k =
+      config.aux_k.value_or(std::clamp<std::int64_t>(share.d_in / 2, 1, share.n_latents));
+  const std::int64_t pairs = share.rows * k * (kPairBytes + kCandidateBytes);
+  const std::int64_t n_dead = std::min(share.n_latents, sae::TopKSae::kDenseAuxShare * k);
+  const std::int64_t row = 2 * 4 * (n_dead + share.d_in);
+  const std::int64_t group =
+      std::max(share.lane_rows * row, std::min(kernels::DenseAuxK::kGroupBytes, share.rows * row));
+  const std::int64_t rows_of_weights = 3 + 2 * std::max<std::int64_t>(0, share.levels() - 2);
+  return std::max(pairs, group + 4 * rows_of_weights * n_dead * share.d_in);
+}
+
+std::int64_t topk_bytes(const sae::TopKConfig& config, const Share& share) {
+  const bool is_batch = dynamic_cast<const sae::BatchTopKConfig*>(&config) != nullptr;
+  const std::int64_t k = std::max(config.k, config.k_at(0));
+  const std::int64_t candidates = is_batch ? kBatchCandidates : 1;
+  return row_bytes(share) + share.rows * k * (kPairBytes + candidates * kCandidateBytes) +
+         aux_bytes(config, share);
+}
+
+/// At the start, where many latents are active: pairs up to what is kept, and sums along the tree
+/// of what is not.
+std::int64_t jumprelu_bytes(const Share& share) {
+  const std::int64_t pairs =
+      std::min(share.rows * share.n_latents, sae::JumpReluLimits().kept_pairs);
+  return row_bytes(share) + kJumpReluPairBytes * pairs +
+         4 * (share.levels() + 1) * share.matrices();
 }
 
 /// Inputs, activations and errors of all lanes; gradients of one; the sums along the lane tree.
-std::uint64_t dense_step_bytes(std::int64_t rank_rows, std::int64_t lane_rows,
-                               std::int64_t local_lanes, std::int64_t d_in,
-                               std::int64_t n_latents) {
-  const auto levels = std::bit_width(static_cast<std::uint64_t>(local_lanes));
-  const std::int64_t matrices = 2 * d_in * n_latents;
-  return 4 * static_cast<std::uint64_t>(rank_rows * (n_latents + 2 * d_in) +
-                                        lane_rows * (n_latents + d_in) + (levels + 1) * matrices);
+std::int64_t dense_step_bytes(const Share& share) {
+  return 4 * (share.rows * (share.n_latents + 2 * share.d_in) +
+              share.lane_rows * (share.n_latents + share.d_in) +
+              (share.levels() + 1) * share.matrices());
+}
+
+struct StepCost {
+  std::int64_t bytes;
+  double products;
+};
+
+StepCost step_cost(const sae::SaeConfig& config, const Share& share) {
+  if (const auto* topk = dynamic_cast<const sae::TopKConfig*>(&config)) {
+    const std::int64_t weights = 4 * (share.matrices() + share.d_in + share.n_latents);
+    return {topk_bytes(*topk, share) + weights, kSparseStep};
+  }
+  if (dynamic_cast<const sae::JumpReluConfig*>(&config) != nullptr) {
+    return {jumprelu_bytes(share), kSparseStep};
+  }
+  return {dense_step_bytes(share), kDenseStep};
 }
 
 }  // namespace
@@ -70,7 +134,7 @@ TrainEstimate estimate_training(const TrainJob& job,
     const std::size_t hook = source.hook_index(sae->hook_point);
     const std::int64_t d_in = source.hook_points()[hook].d_in;
     const std::int64_t n_latents = sae->latents(d_in);
-    const bool sparse = is_sparse(*sae);
+    const StepCost cost = step_cost(*sae, {rank_rows, lane_rows, local_lanes, d_in, n_latents});
     const auto weights = 4 * static_cast<std::uint64_t>(2 * d_in * n_latents + d_in + n_latents);
     const std::uint64_t average = config_of(config, *sae).ema_decay > 0 ? weights : 0;
     stored += 3 * weights + average;  // of a checkpoint: weights, two moments, an average
@@ -78,14 +142,11 @@ TrainEstimate estimate_training(const TrainJob& job,
     // Weights, gradients and two moments. Every SAE keeps its own of what a step needs, because it
     // needs it again in the next.
     memory += 4 * weights + average + average / 2;
-    memory += sparse ? sparse_step_bytes(rank_rows, lane_rows, d_in) + weights
-                     : dense_step_bytes(rank_rows, lane_rows, local_lanes, d_in, n_latents);
+    memory += static_cast<std::uint64_t>(cost.bytes);
     sample = std::max(sample, static_cast<std::uint64_t>(config.init_sample_rows * d_in * 12));
     if (hooks.insert(hook).second) batch += static_cast<std::uint64_t>(2 * rank_rows * d_in * 4);
-    // How often a step costs its encoder product: all five for dense gradients, little more than
-    // the encoder's own where only a few latents a token are active.
     seconds_a_step +=
-        (sparse ? 1.5 : 6) * product_seconds(d_in, n_latents, static_cast<double>(rank_rows));
+        cost.products * product_seconds(d_in, n_latents, static_cast<double>(rank_rows));
   }
   estimate.memory_bytes_per_rank = kBaseBytes + memory + sample + batch;
   const auto logged = static_cast<std::uint64_t>(estimate.steps / config.log_every_steps + 1);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "sae/jumprelu_config.h"
 #include "trainer/checkpoint.h"
 #include "trainer/trained_sae.h"
 #include "training_testing.h"
@@ -152,6 +153,54 @@ TEST(EstimateTest, AddsUpTheSaesOfASweepAndTheirAverages) {
   const TrainEstimate averaged = estimate_training(job, source, 1);
   EXPECT_EQ(averaged.disk_bytes - six.disk_bytes, 3 * 6 * weights) << "three checkpoints";
   EXPECT_GE(averaged.memory_bytes_per_rank - six.memory_bytes_per_rank, 6 * weights);
+}
+
+std::uint64_t memory_of(std::unique_ptr<sae::SaeConfig> config) {
+  TrainJob job = tiny_job("", 10);
+  job.saes.clear();
+  job.saes.push_back(std::move(config));
+  return estimate_training(job, activation_cache::SyntheticSource(tiny_world()), 1)
+      .memory_bytes_per_rank;
+}
+
+TEST(EstimateTest, CountsAuxKWhereThereIsOne) {
+  const auto without = [] {
+    auto config = tiny_topk();
+    dynamic_cast<sae::TopKConfig&>(*config).aux_coefficient = 0;
+    return config;
+  };
+  // 6 x 8 latents may be dead and dense. 64 rows of activations, gradients, inputs and errors,
+  // packed; three copies of the weights, and two levels of the tree over 8 lanes for both matrices.
+  EXPECT_EQ(memory_of(tiny_topk()) - memory_of(without()),
+            64 * 4 * 2 * (48 + 16) + 4 * (3 + 2 * 2) * 48 * 16ULL);
+}
+
+TEST(EstimateTest, CountsCandidatesOfBatchTopK) {
+  const auto topk = tiny_topk();
+  auto config = std::make_unique<sae::BatchTopKConfig>();
+  static_cast<sae::TopKConfig&>(*config) = dynamic_cast<const sae::TopKConfig&>(*topk);
+  config->type = "batch_topk";
+  // 64 x 2 pairs, three more candidates for each.
+  EXPECT_EQ(memory_of(std::move(config)) - memory_of(tiny_topk()), 64 * 2 * 3 * 8ULL);
+}
+
+TEST(EstimateTest, CountsPairsOfJumpReluUpToWhatItKeeps) {
+  const auto jumprelu = [](std::int64_t n_latents) {
+    auto config = std::make_unique<sae::JumpReluConfig>();
+    config->use_form_defaults();
+    config->name = "jump";
+    config->hook_point = "synthetic";
+    config->type = "jumprelu";
+    config->n_latents = n_latents;
+    return config;
+  };
+  // Weights, gradients and two moments, 40 bytes a pair of all 64 rows, five levels of the tree.
+  EXPECT_EQ(memory_of(jumprelu(6400)) - memory_of(jumprelu(64)),
+            6336 * (4 * 4 * (2 * 16 + 1) + 40 * 64 + 5 * 4 * 2 * 16ULL));
+  // Of 19.2 million pairs no more than 2^24 are kept.
+  const std::int64_t more = 300'000 - 6400;
+  EXPECT_EQ(memory_of(jumprelu(300'000)) - memory_of(jumprelu(6400)),
+            more * (4 * 4 * (2 * 16 + 1) + 5 * 4 * 2 * 16ULL) + 40 * ((1ULL << 24) - 64 * 6400));
 }
 
 }  // namespace
