@@ -178,6 +178,8 @@ void Screen::pack_columns(const EncoderProduct& product, const Chunk& chunk, con
   columns_.resize(chunk.tiles * tile_floats(tile_->cols), padded);
   bias_.assign(static_cast<std::size_t>(padded), -kInfinity);
   slack_.assign(static_cast<std::size_t>(padded), 0);
+  tile_norm_.assign(static_cast<std::size_t>(chunk.tiles), 0);
+  tile_slack_.assign(static_cast<std::size_t>(chunk.tiles), 0);
   column_bounds_.assign(static_cast<std::size_t>(padded), -kInfinity);
   if (bounds != nullptr) std::copy_n(bounds + chunk.first, chunk.count, column_bounds_.begin());
   parallel_for(chunk.tiles, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -191,6 +193,8 @@ void Screen::pack_columns(const EncoderProduct& product, const Chunk& chunk, con
       }
       tile_->pack(count, d_, tile_->cols, in, column_factors_.data(), kByteOffset,
                   columns_.packed.data() + t * tile_floats(tile_->cols), packed);
+      float& tile_norm = tile_norm_[static_cast<std::size_t>(t)];
+      float& tile_slack = tile_slack_[static_cast<std::size_t>(t)];
       for (std::int64_t c = 0; c < count; ++c) {
         const auto at = static_cast<std::size_t>(first + c);
         const Packed& column = packed[c];
@@ -201,6 +205,8 @@ void Screen::pack_columns(const EncoderProduct& product, const Chunk& chunk, con
         columns_.norm[at] = column.norm;
         bias_[at] = is_known ? bias : 0;
         slack_[at] = is_known ? rounding_ * std::fabs(bias) + kTiny : kInfinity;
+        tile_norm = std::max(tile_norm, column.norm);
+        tile_slack = std::max(tile_slack, slack_[at]);
       }
     }
   });
@@ -308,12 +314,14 @@ void Screen::look(const EncoderProduct& product, const Chunk& chunk, std::int64_
   const std::int64_t first_row = first * tile_->rows;
   const std::int64_t n_rows = std::min(last * tile_->rows, product.rows) - first_row;
   scratch.hits.resize(static_cast<std::size_t>((last - first) * tile_->rows));
+  float limits[kMaxTileRows] = {};
   for (std::int64_t t = 0; t < chunk.tiles; ++t) {
     const std::int64_t first_column = t * tile_->cols;
     for (std::int64_t r = 0; r < n_rows; r += tile_->rows) {
-      tile_->find(std::min<std::int64_t>(tile_->rows, n_rows - r),
-                  scratch.upper.data() + t * (last - first) * tile_values + r * tile_->cols,
-                  scratch.bounds.data() + r, column_bounds_.data() + first_column,
+      const std::int64_t count = std::min<std::int64_t>(tile_->rows, n_rows - r);
+      if (!tile_->is_bytes) limits_of(t, first_row + r, count, limits);
+      tile_->find(count, scratch.upper.data() + t * (last - first) * tile_values + r * tile_->cols,
+                  limits, scratch.bounds.data() + r, column_bounds_.data() + first_column,
                   scratch.hits.data() + r);
     }
     collect(product, chunk.first + first_column, chunk.count - first_column, first_row, n_rows,
@@ -322,6 +330,14 @@ void Screen::look(const EncoderProduct& product, const Chunk& chunk, std::int64_
                 scratch.w.data(), scratch.z.data());
     give(product, chunk, first_row, scratch, taker);
   }
+}
+
+void Screen::limits_of(std::int64_t t, std::int64_t first_row, std::int64_t n_rows,
+                       float* limits) const {
+  const float norm = tile_norm_[static_cast<std::size_t>(t)];
+  const float slack = tile_slack_[static_cast<std::size_t>(t)];
+  const float* error = rows_.error.data() + first_row;
+  for (std::int64_t r = 0; r < n_rows; ++r) limits[r] = error[r] * norm + slack;
 }
 
 void Screen::collect(const EncoderProduct& product, std::int64_t first_latent,

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "kernels/detail/lanes.h"
+#include "kernels/parallel.h"
 
 namespace thresher::kernels {
 namespace {
@@ -37,8 +38,17 @@ double sum_tree(std::span<const T> values) {
   return sum_tree<double>(sums);
 }
 
-THRESHER_HOT void add_to(const float* right, std::size_t count, float* left) {
-  for (std::size_t i = 0; i < count; ++i) left[i] += right[i];
+constexpr std::int64_t kGrain = std::int64_t{1} << 16;
+
+THRESHER_HOT void add_range(const float* right, std::int64_t count, float* left) {
+  for (std::int64_t i = 0; i < count; ++i) left[i] += right[i];
+}
+
+void add_to(std::span<const float> right, float* left) {
+  detail::parallel_for(static_cast<std::int64_t>(right.size()), kGrain,
+                       [&](std::int64_t begin, std::int64_t end) {
+                         add_range(right.data() + begin, end - begin, left + begin);
+                       });
 }
 
 }  // namespace
@@ -49,21 +59,33 @@ double tree_sum(std::span<const float> values) { return sum_tree(values); }
 void LaneTree::add(std::span<const float> values) {
   THRESHER_CHECK(static_cast<std::int64_t>(values.size()) == count_,
                  "LaneTree: a lane has another number of values");
-  std::vector<float> buffer;
-  if (!spare_.empty()) {
-    buffer = std::move(spare_.back());
-    spare_.pop_back();
+  if (!stack_.empty() && stack_.back().lanes == 1) {
+    add_to(values, stack_.back().values.data());
+    stack_.back().lanes = 2;
+  } else {
+    stack_.push_back({1, copy_of(values)});
   }
-  buffer.assign(values.begin(), values.end());
-  stack_.push_back({1, std::move(buffer)});
   while (stack_.size() > 1 && stack_[stack_.size() - 2].lanes == stack_.back().lanes) {
     Node right = std::move(stack_.back());
     stack_.pop_back();
     Node& left = stack_.back();
-    add_to(right.values.data(), right.values.size(), left.values.data());
+    add_to(right.values, left.values.data());
     left.lanes += right.lanes;
     spare_.push_back(std::move(right.values));
   }
+}
+
+std::vector<float> LaneTree::copy_of(std::span<const float> values) {
+  std::vector<float> copy;
+  if (!spare_.empty()) {
+    copy = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  copy.resize(values.size());
+  detail::parallel_for(count_, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::copy(values.begin() + begin, values.begin() + end, copy.begin() + begin);
+  });
+  return copy;
 }
 
 void LaneTree::clear() {

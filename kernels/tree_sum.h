@@ -12,7 +12,8 @@ double tree_sum(std::span<const double> values);
 double tree_sum(std::span<const float> values);
 
 /// Adds buffers that arrive one a lane, in lane order, along the binary tree over lanes: at most
-/// log2(lanes) + 1 buffers live at a time. After the last of 2^n lanes `result()` holds the sum.
+/// log2(lanes) buffers, and at least one, live at a time. After the last of 2^n lanes `result()`
+/// holds the sum.
 class LaneTree {
  public:
   explicit LaneTree(std::int64_t count) : count_(count) {}
@@ -27,6 +28,8 @@ class LaneTree {
     std::int64_t lanes;
     std::vector<float> values;
   };
+  std::vector<float> copy_of(std::span<const float> values);
+
   std::int64_t count_;
   std::vector<Node> stack_;
   std::vector<std::vector<float>> spare_;

@@ -43,7 +43,7 @@ void relu_l1_backward(const ReluL1Weights& weights, const ReluL1Lane& lane, doub
   } else {
     gradients.latent_acts.add_(weights.decoder_norms, l1 / n_tokens);
   }
-  gradients.latent_acts.mul_(lane.latent_acts.gt(0));
+  at::threshold_backward_out(gradients.latent_acts, gradients.latent_acts, lane.latent_acts, 0);
   gradients.b_enc = column_sums(gradients.latent_acts);
   size(gradients.W_enc, x, weights.W_dec.sizes());
   at::mm_out(gradients.W_enc, gradients.latent_acts.t(), x);

@@ -72,6 +72,8 @@ class Screen {
   void guess(std::int64_t first_row, std::int64_t n_rows, Scratch& scratch);
   void look(const EncoderProduct& product, const Chunk& chunk, std::int64_t first,
             std::int64_t last, Scratch& scratch, Taker& taker);
+  /// How far pre-activations may lie above the floats of a tile of columns, by row.
+  void limits_of(std::int64_t t, std::int64_t first_row, std::int64_t n_rows, float* limits) const;
   /// The pairs that were found in a tile of columns, in the order of their latents.
   void collect(const EncoderProduct& product, std::int64_t first_latent, std::int64_t n_columns,
                std::int64_t first_row, std::int64_t n_rows, Scratch& scratch) const;
@@ -94,6 +96,7 @@ class Screen {
   Side rows_, columns_;
   std::vector<std::int32_t> start_;
   AlignedVector<float> maxima_, bias_, slack_, column_bounds_;
+  std::vector<float> tile_norm_, tile_slack_;  // the largest of a tile of columns
   std::vector<float> row_bounds_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Scratch>> free_;

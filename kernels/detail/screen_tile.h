@@ -43,14 +43,15 @@ struct ScreenTile {
   int rows, cols;
   bool is_bytes;
 
-  /// upper [rows][cols]: the limits; NaN or infinity where nothing is known. maxima [rows][cols]
-  /// with `stride` between rows are raised to the products; may be null.
+  /// upper [rows][cols]: of bytes, the limits, NaN or infinity where nothing is known; of floats,
+  /// the pre-activations, since one limit a row and tile is close enough. maxima [rows][cols] with
+  /// `stride` between rows are raised to the products; may be null.
   void (*run)(std::int64_t d, const ScreenRows& rows, const ScreenColumns& columns, float* upper,
               float* maxima, std::int64_t stride);
-  /// Bit c of hits[r] is set unless upper [n_rows][cols] is below row_bounds[r] or
+  /// Bit c of hits[r] is set unless upper [n_rows][cols] + limits[r] is below row_bounds[r] or
   /// column_bounds[c].
-  void (*find)(std::int64_t n_rows, const float* upper, const float* row_bounds,
-               const float* column_bounds, std::uint32_t* hits);
+  void (*find)(std::int64_t n_rows, const float* upper, const float* limits,
+               const float* row_bounds, const float* column_bounds, std::uint32_t* hits);
   /// Packs `count` rows or latents, in[i] [d], to a tile of `width` of them: of bytes
   /// [d / 4][width][4] with `offset` added to each, of floats [d][width]; what is beyond `count` is
   /// zero. Numbers are multiplied by `factors` [d] first (bytes only).

@@ -150,28 +150,15 @@ inline void limit_bytes(const std::int32_t* sums, const ScreenRows& rows,
   }
 }
 
-/// From pre-activations [kRows][kCols]; floats have no error of their own.
-template <int kRows, int kCols>
-inline void limit_floats(const float* z, const ScreenRows& rows, const ScreenColumns& columns,
-                         float* upper, float* maxima, std::int64_t stride) {
-  for (std::int64_t r = 0; r < kRows; ++r, z += kCols) {
-    const float error = rows.error[r];
-    for (int c = 0; c < kCols; ++c) {
-      upper[r * kCols + c] = z[c] + (error * columns.norm[c] + columns.slack[c]);
-    }
-    if (maxima != nullptr) raise(z, kCols, maxima + r * stride);
-  }
-}
-
 template <const EncodeTile& kTile, int kRows, int kCols>
 void run_floats(std::int64_t d, const ScreenRows& rows, const ScreenColumns& columns, float* upper,
                 float* maxima, std::int64_t stride) {
   static constexpr float kZero[kMaxTileCols] = {};
-  alignas(64) float z[kRows * kCols];
   std::uint32_t hits[kRows];
   kTile.run(d, static_cast<const float*>(rows.packed), static_cast<const float*>(columns.packed),
-            columns.bias, kZero, kZero, z, hits);
-  limit_floats<kRows, kCols>(z, rows, columns, upper, maxima, stride);
+            columns.bias, kZero, kZero, upper, hits);
+  if (maxima == nullptr) return;
+  for (std::int64_t r = 0; r < kRows; ++r) raise(upper + r * kCols, kCols, maxima + r * stride);
 }
 
 template <int kRows, int kCols>
@@ -194,12 +181,12 @@ void run_bytes(std::int64_t d, const ScreenRows& rows, const ScreenColumns& colu
 }
 
 template <int kCols>
-void find(std::int64_t n_rows, const float* upper, const float* row_bounds,
+void find(std::int64_t n_rows, const float* upper, const float* limits, const float* row_bounds,
           const float* column_bounds, std::uint32_t* hits) {
   for (std::int64_t r = 0; r < n_rows; ++r) {
     std::uint32_t found = 0;
     for (int c = 0; c < kCols; ++c) {
-      const float most = upper[r * kCols + c];
+      const float most = upper[r * kCols + c] + limits[r];
       const bool is_below = most < row_bounds[r] || most < column_bounds[c];
       found |= static_cast<std::uint32_t>(!is_below) << c;
     }
