@@ -9,9 +9,6 @@ namespace {
 struct Avx2 {
   using Vector = __m256;
   static Vector multiply_add(Vector a, Vector b, Vector sum) { return _mm256_fmadd_ps(a, b, sum); }
-  static std::uint32_t not_below(Vector z, Vector bound) {
-    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(z, bound, _CMP_NLT_UQ)));
-  }
 };
 
 }  // namespace

@@ -9,9 +9,6 @@ namespace {
 struct Avx512 {
   using Vector = __m512;
   static Vector multiply_add(Vector a, Vector b, Vector sum) { return _mm512_fmadd_ps(a, b, sum); }
-  static std::uint32_t not_below(Vector z, Vector bound) {
-    return _mm512_cmp_ps_mask(z, bound, _CMP_NLT_UQ);
-  }
 };
 
 }  // namespace

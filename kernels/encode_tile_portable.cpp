@@ -7,11 +7,6 @@ namespace {
 struct Portable {
   using Vector = float __attribute__((vector_size(16)));
   static Vector multiply_add(Vector a, Vector b, Vector sum) { return a * b + sum; }
-  static std::uint32_t not_below(Vector z, Vector bound) {
-    std::uint32_t bits = 0;
-    for (int i = 0; i < 4; ++i) bits |= static_cast<std::uint32_t>(!(z[i] < bound[i])) << i;
-    return bits;
-  }
 };
 
 }  // namespace

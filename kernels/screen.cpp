@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels/detail/encode_tile.h"
+#include "kernels/detail/pack_vectors.h"
 #include "kernels/parallel.h"
 
 namespace thresher::kernels {
@@ -27,9 +28,8 @@ constexpr std::int64_t places_of(std::int64_t k) { return k + k / 8 + 2; }
 // Disjoint sets of latents a place: the more, the closer their maxima are to the largest values.
 constexpr std::int64_t kSetsAPlace = 4;
 
-// What a thread goes through again and again should stay in its second-level cache: a block of
-// packed columns for all rows, and the rows of a block for all columns.
-constexpr std::int64_t kColumnBlockBytes = std::int64_t{384} << 10;
+// As a block of packed columns for all rows, the rows of a block for all columns should stay in a
+// thread's second-level cache.
 constexpr std::int64_t kRowBlockBytes = std::int64_t{512} << 10;
 constexpr std::int64_t kUpperBytes = std::int64_t{8} << 20;
 
@@ -58,10 +58,6 @@ double relative_error(const AlignedVector<float>& error, const AlignedVector<flo
     count += 1;
   }
   return count > 0 ? sum / count : 0;
-}
-
-std::int64_t tiles_of(std::int64_t count, std::int64_t width) {
-  return (count + width - 1) / width;
 }
 
 /// The root mean square of every column over some of the rows.

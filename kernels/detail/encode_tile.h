@@ -16,11 +16,9 @@ struct EncodeTile {
   int rows;  // <= kMaxTileRows
   int cols;  // <= kMaxTileCols
 
-  /// `x` [d][rows] and `W` [d][cols] packed; `bias` and `column_bounds` [cols]; `row_bounds`
-  /// [rows]. z [rows][cols] gets the pre-activations; bit c of hits[r] is set unless z is below
-  /// row_bounds[r] or column_bounds[c] (so it is for NaN).
-  void (*run)(std::int64_t d, const float* x, const float* W, const float* bias,
-              const float* row_bounds, const float* column_bounds, float* z, std::uint32_t* hits);
+  /// `x` [d][rows] and `W` [d][cols] packed; `bias` [cols]; z [rows][cols] gets the
+  /// pre-activations.
+  void (*run)(std::int64_t d, const float* x, const float* W, const float* bias, float* z);
 };
 
 /// InternalError if this processor lacks it.

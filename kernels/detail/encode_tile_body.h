@@ -9,7 +9,6 @@
 //
 //     Vector                             a vector of floats
 //     multiply_add(a, b, sum)            a * b + sum
-//     not_below(z, bound)                a bit for every element that is not below its bound
 //
 // Everything here is local to that file: code compiled for AVX-512 must not be what the linker
 // keeps for all.
@@ -25,8 +24,7 @@ inline Vector load(const float* from) {
 }
 
 template <class Isa, int kRows, int kVectors>
-void run_tile(std::int64_t d, const float* x, const float* W, const float* bias,
-              const float* row_bounds, const float* column_bounds, float* z, std::uint32_t* hits) {
+void run_tile(std::int64_t d, const float* x, const float* W, const float* bias, float* z) {
   using Vector = typename Isa::Vector;
   constexpr int kWidth = sizeof(Vector) / sizeof(float);
   constexpr int kCols = kVectors * kWidth;
@@ -46,23 +44,15 @@ void run_tile(std::int64_t d, const float* x, const float* W, const float* bias,
     }
   }
 
-  Vector b[kVectors], bounds[kVectors];
-  for (int v = 0; v < kVectors; ++v) {
-    b[v] = load<Vector>(bias + v * kWidth);
-    bounds[v] = load<Vector>(column_bounds + v * kWidth);
-  }
+  Vector b[kVectors];
+  for (int v = 0; v < kVectors; ++v) b[v] = load<Vector>(bias + v * kWidth);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    const Vector row_bound = row_bounds[r] - Vector{};
-    std::uint32_t found = 0;
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const Vector value = sums[r][v] + b[v];
       std::memcpy(z + r * kCols + v * kWidth, &value, sizeof(value));
-      found |= (Isa::not_below(value, row_bound) & Isa::not_below(value, bounds[v]))
-               << (v * kWidth);
     }
-    hits[r] = found;
   }
 }
 

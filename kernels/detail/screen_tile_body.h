@@ -8,6 +8,7 @@
 
 #include "kernels/detail/encode_tile.h"
 #include "kernels/detail/lanes.h"
+#include "kernels/detail/pack_vectors.h"
 #include "kernels/detail/screen_tile.h"
 
 // Included by one file an instruction set, whose compiler options make vectors of the loops;
@@ -110,15 +111,7 @@ inline void pack_bytes(std::int64_t count, std::int64_t d, std::int64_t width,
 inline void pack_floats(std::int64_t count, std::int64_t d, std::int64_t width,
                         const float* const* in, const float* /*factors*/, std::int32_t /*offset*/,
                         void* out, Packed* packed) {
-  auto* to = static_cast<float*>(out);
-  // A few elements of every row at a time, so that what is written stays in the nearest cache.
-  constexpr std::int64_t kDepth = 16;
-  for (std::int64_t first = 0; first < d; first += kDepth) {
-    const std::int64_t last = first + kDepth < d ? first + kDepth : d;
-    for (std::int64_t c = 0; c < width; ++c) {
-      for (std::int64_t p = first; p < last; ++p) to[p * width + c] = c < count ? in[c][p] : 0;
-    }
-  }
+  pack_vectors(count, d, width, in, static_cast<float*>(out));
   for (std::int64_t c = 0; c < count; ++c) {
     const Sizes sizes = sizes_of(d, in[c], nullptr);
     packed[c] = {sizes.is_known ? 1 : kInfinity, sizes.is_known ? sizes.norm : 0, 0, 0};
@@ -153,10 +146,8 @@ inline void limit_bytes(const std::int32_t* sums, const ScreenRows& rows,
 template <const EncodeTile& kTile, int kRows, int kCols>
 void run_floats(std::int64_t d, const ScreenRows& rows, const ScreenColumns& columns, float* upper,
                 float* maxima, std::int64_t stride) {
-  static constexpr float kZero[kMaxTileCols] = {};
-  std::uint32_t hits[kRows];
   kTile.run(d, static_cast<const float*>(rows.packed), static_cast<const float*>(columns.packed),
-            columns.bias, kZero, kZero, upper, hits);
+            columns.bias, upper);
   if (maxima == nullptr) return;
   for (std::int64_t r = 0; r < kRows; ++r) raise(upper + r * kCols, kCols, maxima + r * stride);
 }

@@ -3,24 +3,17 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <span>
 #include <vector>
 
 #include "kernels/detail/encode_tile.h"
+#include "kernels/detail/pack_vectors.h"
 
 // Dense products of packed matrices by the tile of the encoder product. An element is one chain of
 // multiply-adds in the order of the inner dimension that starts at +0, then the bias, whatever the
 // shape, tile or number of threads. A side is cut into tiles of `width` vectors (EncodeTile's rows
 // on the left, its columns on the right), each packed as [depth][width].
 namespace thresher::kernels::detail {
-
-/// Columns that a thread goes through again and again should stay in its second-level cache.
-constexpr std::int64_t kRightBlockBytes = std::int64_t{384} << 10;
-
-inline std::int64_t tiles_of(std::int64_t count, std::int64_t width) {
-  return (count + width - 1) / width;
-}
 
 inline void grow(std::vector<float>& buffer, std::int64_t count) {
   if (static_cast<std::int64_t>(buffer.size()) < count) {
@@ -65,11 +58,6 @@ void pack_columns(std::span<const std::int32_t> places, std::int64_t count, std:
 void pack_element(std::int64_t count, std::int64_t row, std::int64_t depth, std::int64_t width,
                   const float* values, float* out);
 
-/// One tile of vectors that lie in rows of memory: in [count][depth] -> out [depth][width], zero
-/// from `count` on.
-void pack_vectors(std::int64_t count, std::int64_t depth, std::int64_t width,
-                  const float* const* in, float* out);
-
 /// Calls take(left tile, right tile, z) for all of left_tiles x right_tiles, z [rows][cols] of the
 /// tile. `bias` [right_tiles * cols] or null.
 template <class Take>
@@ -78,17 +66,14 @@ void multiply_tiles(const EncodeTile& tile, std::int64_t depth, std::int64_t lef
                     const float* bias, const Take& take) {
   static constexpr float kZero[kMaxTileCols] = {};
   alignas(64) float z[kMaxTileRows * kMaxTileCols];
-  float bounds[kMaxTileCols];
-  std::fill_n(bounds, kMaxTileCols, std::numeric_limits<float>::infinity());
-  std::uint32_t hits[kMaxTileRows];
   const std::int64_t bytes = tile.cols * depth * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t block =
-      std::max<std::int64_t>(1, kRightBlockBytes / std::max<std::int64_t>(1, bytes));
+      std::max<std::int64_t>(1, kColumnBlockBytes / std::max<std::int64_t>(1, bytes));
   for (std::int64_t b = 0; b < right_tiles; b += block) {
     for (std::int64_t l = 0; l < left_tiles; ++l) {
       for (std::int64_t t = b; t < std::min(b + block, right_tiles); ++t) {
         tile.run(depth, left + l * tile.rows * depth, right + t * tile.cols * depth,
-                 bias == nullptr ? kZero : bias + t * tile.cols, bounds, bounds, z, hits);
+                 bias == nullptr ? kZero : bias + t * tile.cols, z);
         take(l, t, static_cast<const float*>(z));
       }
     }
