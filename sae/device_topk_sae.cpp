@@ -28,10 +28,6 @@ enum : int { kTokens, kErrorSquares, kInputSquares, kActive, kAuxErrorSquares, k
 // Places in figures_, what the host is told of a step.
 enum : int { kFigureVariance = kSums, kFigureAuxDenominator, kFigureDead, kFigures };
 
-// Below this part of the error's mean square its variance is rounding noise, and AuxK has nothing
-// to explain.
-constexpr double kNoVariance = 1e-12;
-
 /// A tensor of `shape` in place of another of the same type, kept where it fits.
 void fit(at::Tensor& tensor, at::IntArrayRef shape, const at::TensorOptions& options) {
   if (!tensor.defined() || tensor.sizes() != shape) tensor = at::empty(shape, options);
@@ -53,13 +49,7 @@ DeviceTopKSae::DeviceTopKSae(const TopKConfig& config, std::int64_t d_in,
       aux_k_(checked_aux_k(config, d_in)) {
   d_in_ = d_in;
   n_latents_ = config.latents(d_in);
-  const auto zeros = [&](at::IntArrayRef shape) { return at::zeros(shape, options_); };
-  parameters_ = {
-      {"W_enc", zeros({n_latents_, d_in}).t(), zeros({n_latents_, d_in}).t(), 1},
-      {"b_enc", zeros({n_latents_}), zeros({n_latents_}), 0},
-      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0, true},
-      {"b_dec", zeros({d_in}), zeros({d_in})},
-  };
+  parameters_ = topk_parameters(n_latents_, d_in, place.device);
   if (place.has_bfloat16_operands) {
     for (const int matrix : {kWEnc, kWDec}) {
       parameters_[matrix].bfloat16 = at::zeros_like(weight(matrix), at::kBFloat16);
@@ -244,7 +234,8 @@ void DeviceTopKSae::backward() {
   const double tokens = static_cast<double>(info_.batch_tokens);
   const double main_factor = -2 / (tokens * mean_squared_input());
   const at::Tensor aux_factor =
-      at::where(aux_denominator_.gt(0), -2 * aux_weight() / aux_denominator_,
+      at::where(aux_denominator_.gt(0),
+                -2 * aux_weight(config_, n_dead_, aux_k_) / aux_denominator_,
                 at::zeros_like(aux_denominator_))
           .to(at::kFloat);
   for (at::Tensor* pairs : {&values_, &value_gradients_}) {
@@ -302,11 +293,6 @@ void DeviceTopKSae::finish_gradients() {
   enqueue_figures();
 }
 
-double DeviceTopKSae::aux_weight() const {
-  const double scale = std::min(static_cast<double>(n_dead_) / static_cast<double>(aux_k_), 1.0);
-  return config_.aux_coefficient * scale;
-}
-
 void DeviceTopKSae::prepare_firing() {
   next_tokens_since_fired_ =
       (tokens_since_fired_ + info_.batch_tokens).masked_fill_(fired_.gt(0), 0);
@@ -336,7 +322,8 @@ Json DeviceTopKSae::finish_step(comm::Communicator& comm) {
   const double reconstruction_loss = figure[kErrorSquares] / (tokens * mean_squared_input());
   double aux_loss = 0;
   if (has_aux() && figure[kFigureAuxDenominator] > 0) {
-    aux_loss = aux_weight() * figure[kAuxErrorSquares] / figure[kFigureAuxDenominator];
+    aux_loss = aux_weight(config_, n_dead_, aux_k_) * figure[kAuxErrorSquares] /
+               figure[kFigureAuxDenominator];
   }
   Json figures = Json::object({{"loss", reconstruction_loss + aux_loss},
                                {"reconstruction_loss", reconstruction_loss},

@@ -48,8 +48,6 @@ class DeviceTopKSae final : public TrainingSae {
   bool has_aux() const { return aux_k_now_ > 0; }
   std::int64_t n_slots() const { return rows_ * (k_ + aux_k_now_); }
   std::int64_t sparse_rows() const { return has_aux() ? 2 * rows_ : rows_; }
-  /// What the normalised AuxK error is multiplied by in the loss.
-  double aux_weight() const;
   at::Tensor sum_at(int place) const { return sums_.select(0, place); }
 
   /// Makes the tensors of a step of so many rows, if the last step was of others.

@@ -31,6 +31,23 @@ std::int64_t checked_aux_k(const TopKConfig& config, std::int64_t d_in) {
   return aux_k;
 }
 
+std::vector<Parameter> topk_parameters(std::int64_t n_latents, std::int64_t d_in, Device device) {
+  const auto options =
+      at::TensorOptions(at::kFloat).device(device == Device::kCuda ? at::kCUDA : at::kCPU);
+  const auto zeros = [&](at::IntArrayRef shape) { return at::zeros(shape, options); };
+  return {
+      {"W_enc", zeros({n_latents, d_in}).t(), zeros({n_latents, d_in}).t(), 1},
+      {"b_enc", zeros({n_latents}), zeros({n_latents}), 0},
+      {"W_dec", zeros({n_latents, d_in}), zeros({n_latents, d_in}), 0, true},
+      {"b_dec", zeros({d_in}), zeros({d_in})},
+  };
+}
+
+double aux_weight(const TopKConfig& config, std::int64_t n_dead, std::int64_t aux_k) {
+  const double scale = std::min(static_cast<double>(n_dead) / static_cast<double>(aux_k), 1.0);
+  return config.aux_coefficient * scale;
+}
+
 InferenceSae export_topk(const TopKConfig& config, const std::vector<Parameter>& parameters,
                          const InputTransform& transform) {
   // The decoder rows are unit already, and a common factor 1 / scale on all of them leaves the

@@ -24,10 +24,6 @@ enum : int { kWEnc, kBEnc, kWDec, kBDec };
 // Places in the sums of a lane; the columns of x and of the error follow.
 enum : std::size_t { kTokens, kErrorSquares, kInputSquares, kActive, kAuxErrorSquares, kSums };
 
-// Below this part of the error's mean square its variance is rounding noise, and AuxK has nothing
-// to explain.
-constexpr double kNoVariance = 1e-12;
-
 // The encoder's starting scale needs a mean norm, not the whole sample.
 constexpr std::int64_t kScaleRows = 1024;
 
@@ -44,14 +40,7 @@ TopKSae::TopKSae(const TopKConfig& config, std::int64_t d_in)
   d_in_ = d_in;
   n_latents_ = config.latents(d_in);
   aux_k_ = checked_aux_k(config, d_in);
-  const auto options = at::TensorOptions(at::kFloat);
-  const auto zeros = [&](at::IntArrayRef shape) { return at::zeros(shape, options); };
-  parameters_ = {
-      {"W_enc", zeros({n_latents_, d_in}).t(), zeros({n_latents_, d_in}).t(), 1},
-      {"b_enc", zeros({n_latents_}), zeros({n_latents_}), 0},
-      {"W_dec", zeros({n_latents_, d_in}), zeros({n_latents_, d_in}), 0, true},
-      {"b_dec", zeros({d_in}), zeros({d_in})},
-  };
+  parameters_ = topk_parameters(n_latents_, d_in, Device::kCpu);
   mean_squared_input_ = at::full({1}, static_cast<double>(d_in), at::kDouble);
 }
 
@@ -173,7 +162,8 @@ void TopKSae::backward() {
   const double tokens = static_cast<double>(info_.batch_tokens);
   const double V = mean_squared_input_.const_data_ptr<double>()[0];
   const double main_factor = -2 / (tokens * V);
-  const double aux_factor = aux_denominator_ > 0 ? -2 * aux_weight() / aux_denominator_ : 0;
+  const double aux_factor =
+      aux_denominator_ > 0 ? -2 * aux_weight(config_, n_dead_, aux_k_) / aux_denominator_ : 0;
   for (std::size_t i = 0; i < sparse_.lanes().size(); ++i) {
     SparseLanes::Lane& lane = sparse_.lanes()[i];
     for (std::vector<float>* pairs : {&lane.values, &lane.value_gradients}) {
@@ -216,11 +206,6 @@ void TopKSae::finish_gradients() {
   if (std::isnan(sums_[kErrorSquares])) gradient(kBDec).fill_(sums_[kErrorSquares]);
 }
 
-double TopKSae::aux_weight() const {
-  const double scale = std::min(static_cast<double>(n_dead_) / static_cast<double>(aux_k_), 1.0);
-  return config_.aux_coefficient * scale;
-}
-
 Json TopKSae::finish_step(comm::Communicator& comm) {
   firing_.finish_step(comm, info_.batch_tokens, "sae." + config_.name + ".fired");
   if (has_dense_aux()) {
@@ -236,7 +221,7 @@ Json TopKSae::finish_step(comm::Communicator& comm) {
   const double reconstruction_loss = sums_[kErrorSquares] / (tokens * V);
   double aux_loss = 0;
   if (has_aux() && aux_denominator_ > 0) {
-    aux_loss = aux_weight() * sums_[kAuxErrorSquares] / aux_denominator_;
+    aux_loss = aux_weight(config_, n_dead_, aux_k_) * sums_[kAuxErrorSquares] / aux_denominator_;
   }
   const auto x_sums =
       std::span<const double>(sums_).subspan(kSums, static_cast<std::size_t>(d_in_));

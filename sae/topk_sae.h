@@ -60,8 +60,6 @@ class TopKSae final : public TrainingSae {
   bool has_aux_pairs() const { return has_aux() && !is_aux_dense_; }
   /// Whether AuxK is part of this step's loss and computed by dense_aux_.
   bool has_dense_aux() const { return has_aux() && is_aux_dense_ && aux_denominator_ > 0; }
-  /// What the normalised AuxK error is multiplied by in the loss.
-  double aux_weight() const;
 
   bool is_batch() const { return batch_config_.has_value(); }
   /// Inputs and pairs of every lane.
