@@ -7,12 +7,13 @@ option(THRESHER_FAILPOINTS "Compile in the crash points that the kill tests use"
 set(THRESHER_CUDA_ARCHITECTURES "80;90" CACHE STRING "CUDA architectures, an explicit list, never 'native'")
 set(THRESHER_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize=: address,undefined or thread")
 
-set(thresher_all_layers core comm kernels corpus host_model activation_cache sae trainer evaluation cli operators)
+set(thresher_all_layers core comm kernels corpus host_model activation_cache sae trainer evaluation features cli
+    operators)
 set(THRESHER_LAYERS "${thresher_all_layers}" CACHE STRING
     "Layers to build, in order; a prefix such as core;comm;kernels needs no LibTorch")
 
 # Layers whose targets use ATen. Without any of them LibTorch is not looked for.
-set(thresher_torch_layers host_model sae trainer evaluation cli operators)
+set(thresher_torch_layers host_model sae trainer evaluation features cli operators)
 set(thresher_needs_torch OFF)
 foreach(layer IN LISTS THRESHER_LAYERS)
   if(layer IN_LIST thresher_torch_layers)

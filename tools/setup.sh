@@ -14,7 +14,8 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 debian_packages=(
   g++ cmake ninja-build pkg-config ca-certificates
   libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libyaml-cpp-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
-  libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev libssl-dev libxxhash-dev libcli11-dev libgtest-dev)
+  libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev libssl-dev libxxhash-dev libsqlite3-dev
+  libcpp-httplib-dev libcli11-dev libgtest-dev)
 
 [ "$level" = test ] && debian_packages+=(chromium)  # opens the pages that the program writes
 

@@ -106,6 +106,34 @@ class Encode(TinyRunTest):
                 self.assertEqual(two["saes"]["topk"]["latents"], all_of_it["saes"]["topk"]["latents"][:2])
                 self.assertEqual(two["saes"]["topk"]["n_active"], all_of_it["saes"]["topk"]["n_active"])
 
+    def test_the_folder_of_an_sae_with_its_host_model(self):
+        text = ["--text", "The old sailor watched the harbour.", "--top", "400"]
+        host = "models/tiny.gguf"
+        of_run = self.encode(*text, "--sae", "topk")["tokens"]
+        result = self.run_here("encode", "runs/tiny/sae/topk", "--host-model", host, *text, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        of_folder = json.loads(result.stdout)["tokens"]
+        n_compared = 0
+        for ours, theirs in zip(of_folder, of_run, strict=True):
+            if theirs["dropped"] in (None, ours["dropped"]):  # without a run no norm limit is known
+                self.assertEqual((ours["id"], ours["text"]), (theirs["id"], theirs["text"]))
+                if ours["dropped"] is None:
+                    self.compare_latents(ours["saes"]["topk"], theirs["saes"]["topk"])
+                n_compared += 1
+        self.assertGreater(n_compared, len(of_run) // 2)
+        self.expect_error(self.run_here("encode", "runs/tiny/sae/topk", *text), 64,
+                          "runs/tiny/sae/topk holds an SAE alone")
+        self.expect_error(self.run_here("encode", host, *text), 78, f"{host} is a host model without an SAE")
+        self.expect_error(self.run_here("encode", "runs/tiny", "--host-model", host, *text), 64,
+                          "--host-model with a run, which names its own")
+
+    def compare_latents(self, ours, theirs):
+        """The run and the folder may use another number of threads, so the model's last bits may differ."""
+        ours, theirs = ({one["latent"]: one["activation"] for one in side["latents"]} for side in (ours, theirs))
+        self.assertEqual(ours.keys(), theirs.keys())
+        for latent, activation in theirs.items():
+            self.assertAlmostEqual(ours[latent], activation, delta=1e-4 * max(1, activation))
+
     def test_hostile_text_is_harmless_on_a_terminal(self):
         text = b"\x1b[2J<b>\r\nNULL|\xff\xe2\x80\xae../../etc".replace(b"NULL", b"x")
         (self.workspace / "hostile.txt").write_bytes(text)
@@ -116,9 +144,9 @@ class Encode(TinyRunTest):
 
     def test_errors(self):
         self.expect_error(self.run_here("encode", "runs/tiny", "--text", "a", "--sae", "tpok"), 64,
-                          "encode: --sae tpok is no SAE of the run")
+                          "--sae tpok is no SAE of the run")
         self.expect_error(self.run_here("encode", "runs/tiny", "--text", ""), 78, "encode: the text has no tokens")
-        self.expect_error(self.run_here("encode", "nowhere", "--text", "a"), 78, "nowhere: there is no run here")
+        self.expect_error(self.run_here("encode", "nowhere", "--text", "a"), 78, "nowhere: there is neither a run nor an SAE nor a host model here")
         self.assertEqual(self.run_here("encode", "runs/tiny").returncode, 64)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(os.environ["THRESHER_SOURCE_DIR"])
 LAYERS = ["core", "comm", "kernels", "corpus", "host_model", "activation_cache", "activation_cache/harvest", "sae",
-          "trainer", "evaluation", "cli", "operators"]
+          "trainer", "evaluation", "features", "cli", "operators"]
 # activation_cache itself is torch-free and knows nothing of text or models; its harvest target is where they meet.
 ABOVE = {layer: set(LAYERS[:i]) for i, layer in enumerate(LAYERS)}
 ABOVE["comm"] = {"core"}
@@ -26,12 +26,15 @@ OUTSIDE = {
     "mpi.h": {"comm"}, "nccl": {"comm"}, "cuda_runtime": {"comm", "kernels"}, "pcre2": {"corpus"}, "utf8proc": {"corpus"},
     "zlib.h": {"corpus"}, "zstd.h": {"corpus"},
     "hdf5": {"activation_cache"}, "H5": {"activation_cache"}, "CLI/": {"cli"},
-    "ATen/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli", "operators"},
-    "c10/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "cli", "operators"},
+    "sqlite3": {"features"}, "httplib": {"features"},
+    "ATen/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "features", "cli",
+              "operators"},
+    "c10/": {"host_model", "activation_cache/harvest", "sae", "trainer", "evaluation", "features", "cli",
+              "operators"},
     "torch/library.h": {"operators"}, "torch/csrc/": {"operators"},
 }
 ONLY_IN_SOURCES = ["fmt/", "yaml-cpp/", "spdlog/", "nlohmann/", "openssl/", "xxhash", "mpi.h", "nccl", "pcre2", "utf8proc",
-                   "zlib.h", "zstd.h", "CLI/", "ATen/ATen.h"]
+                   "zlib.h", "zstd.h", "sqlite3", "httplib", "CLI/", "ATen/ATen.h"]
 # The RAII wrapper is private to its folder (not installed), so it may name the library's handle type.
 PRIVATE_HEADERS = {"activation_cache/hdf5_handle.h"}
 
