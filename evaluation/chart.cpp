@@ -110,16 +110,6 @@ std::string draw_series(const ChartSeries& series, const Plane& plane) {
          dots;
 }
 
-std::string shortened(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    const bool begins_character = (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
-    if (begins_character && display_width(out) == kLongestLabel) return out + "…";
-    out += c;
-  }
-  return out;
-}
-
 struct Box {
   double left, top, right, bottom;
   bool meets(const Box& other) const {
@@ -134,7 +124,7 @@ class Labels {
   void block(double x, double y) { taken_.push_back({x - 5, y - 5, x + 5, y + 5}); }
 
   std::string place(const std::string& label, double x, double y) {
-    const std::string text = shortened(visible_text(label));
+    const std::string text = svg_shortened(label, kLongestLabel);
     const double width = kLetterWidth * static_cast<double>(display_width(text));
     struct Offset {
       double x, y;

@@ -65,10 +65,25 @@ struct HistogramChart {
   std::string reference_name;
 };
 
+/// A cell a value, coloured by it: light to dark blue from the lowest to the highest value, or,
+/// about 0, blue for what is negative and orange for what is positive. Both differ in lightness or
+/// in a pair of hues that colour-blind readers tell apart. Every cell has row, column and value as
+/// a tooltip, and the value in it where all values fit.
+struct HeatMapChart {
+  std::string title;
+  std::string row_label, column_label;     // what rows and columns are: "layer", "position"
+  std::string value_label;                 // "nats"
+  std::vector<std::string> rows, columns;  // names, from the top and from the left
+  std::vector<double> values;  // [rows, columns]; a cell whose value is not finite is empty
+  bool is_diverging = true;
+  /// Where colours end: values beyond it look like it. 0: at the value of largest magnitude.
+  double limit = 0;
+};
+
 /// The markup of a chart, and what a script needs to read values from it: {"plot": [left, top,
 /// right, bottom] in the SVG's coordinates, "x" and "y": {"label", "low", "high", "log"}, "series":
-/// [{"name", "index", "points": [[x, y], ...]}], "is_scatter"}. Null for a histogram, whose bars
-/// carry their numbers.
+/// [{"name", "index", "points": [[x, y], ...]}], "is_scatter"}. Null for a histogram and a heat
+/// map, whose bars and cells carry their numbers.
 struct Figure {
   std::string html;  // <figure class="chart"> ... </figure>, with NUMBER in data-chart if readout
   Json readout;
@@ -76,6 +91,7 @@ struct Figure {
 Figure draw(const LineChart& chart, std::size_t number);
 Figure draw(const ScatterChart& chart, std::size_t number);
 Figure draw(const HistogramChart& chart);
+Figure draw(const HeatMapChart& chart);
 
 /// Indices of the points that no other point beats in both directions, in the order of x. Points
 /// that are not finite are never among them.

@@ -72,6 +72,7 @@ class Page {
   Figure draw_next(const LineChart& chart) const { return draw(chart, n_figures()); }
   Figure draw_next(const ScatterChart& chart) const { return draw(chart, n_figures()); }
   Figure draw_next(const HistogramChart& chart) const { return draw(chart); }
+  Figure draw_next(const HeatMapChart& chart) const { return draw(chart); }
   std::size_t n_figures() const { return readouts_.as_array().size(); }
   void begin_charts();
   void add_figure(const Figure& figure);

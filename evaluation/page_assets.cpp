@@ -48,6 +48,11 @@ summary{cursor:pointer;padding:7px 0;font-weight:600;font-size:14px}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:16px;margin:12px 0}
 .chart{position:relative;margin:0;padding:12px 12px 6px;border:1px solid var(--line);border-radius:6px;
 background:var(--panel)}
+.wide{grid-column:1/-1;overflow-x:auto}
+.wide svg{min-width:640px}
+.chart .cell{font-size:11px;text-anchor:middle}
+.chart .dark{fill:#10181f}.chart .light{fill:#fff}
+.empty{fill:none;stroke:var(--line)}
 figcaption{font-size:13.5px;margin:0 0 4px 4px;overflow-wrap:anywhere}
 figcaption span{color:var(--muted)}
 .chart svg{display:block;width:100%;height:auto;overflow:visible}

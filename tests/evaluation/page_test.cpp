@@ -116,7 +116,11 @@ TEST(ChartTest, NamesAreTextInEveryChart) {
   bars.title = bars.x_label = bars.reference_name = hostile;
   bars.edges = {-1, 0};
   bars.counts = bars.reference = {4};
-  for (const Figure& figure : {draw(line, 0), draw(scatter, 0), draw(bars)}) {
+  HeatMapChart map;
+  map.title = map.row_label = map.column_label = map.value_label = hostile;
+  map.rows = map.columns = {hostile};
+  map.values = {1};
+  for (const Figure& figure : {draw(line, 0), draw(scatter, 0), draw(bars), draw(map)}) {
     EXPECT_EQ(figure.html.find("<script"), std::string::npos);
     EXPECT_NE(figure.html.find("&lt;script&gt;"), std::string::npos);
   }
@@ -130,6 +134,65 @@ TEST(ChartTest, LabelsOfPointsThatLieTogetherDoNotCoverEachOther) {
   EXPECT_LT(count_of(html, ">label</text>"), 9U);
   EXPECT_EQ(count_of(html, ">far</text>"), 1U);
   EXPECT_EQ(count_of(html, "<circle"), 31U);
+}
+
+TEST(HeatMapTest, EveryCellSaysWhatItIs) {
+  HeatMapChart map;
+  map.title = "effect";
+  map.row_label = "layer";
+  map.column_label = "token";
+  map.rows = {"0", "1"};
+  map.columns = {" a", "\x1b", "c"};
+  map.values = {0, -2, 4, NAN, 1, -0.001};
+  const Figure figure = draw(map);
+  EXPECT_TRUE(figure.readout.is_null());
+  const std::string& html = figure.html;
+  EXPECT_NE(html.find("<title>layer 0, token \\x1b: -2</title>"), std::string::npos) << html;
+  EXPECT_NE(html.find("<title>layer 1, token c: -0.001</title>"), std::string::npos);
+  EXPECT_NE(html.find("<title>layer 1, token  a: no value</title><rect class=\"empty\""),
+            std::string::npos);
+  EXPECT_EQ(count_of(html, "<g><title>"), 6U);
+  EXPECT_EQ(count_of(html, "\">-2.00</text>"), 1U);
+  EXPECT_EQ(count_of(html, "\">0.00</text>"), 2U);  // 0 and -0.001, without a sign
+  EXPECT_EQ(count_of(html, "style="), 0U);          // the page's policy forbids it
+}
+
+TEST(HeatMapTest, ColoursAreEvenAboutZeroAndEndAtTheLimit) {
+  HeatMapChart map;
+  map.rows = {"0"};
+  map.columns = {"a", "b", "c", "d"};
+  map.values = {-4, 4, 0, 2};
+  const auto fills = [](const std::string& html) {
+    std::vector<std::string> out;
+    for (std::size_t at = html.find("<g><title>"); at != std::string::npos;
+         at = html.find("<g><title>", at + 1)) {
+      out.push_back(html.substr(html.find("fill=\"", at) + 6, 7));
+    }
+    return out;
+  };
+  EXPECT_EQ(fills(draw(map).html),
+            (std::vector<std::string>{"#08306b", "#7f2704", "#f7f7f7", "#eb7b36"}));
+  map.limit = 2;
+  EXPECT_EQ(fills(draw(map).html),
+            (std::vector<std::string>{"#08306b", "#7f2704", "#f7f7f7", "#7f2704"}));
+  map.limit = 0;
+  map.is_diverging = false;
+  EXPECT_EQ(fills(draw(map).html),
+            (std::vector<std::string>{"#f7fbff", "#08306b", "#6baed6", "#2171b5"}));
+}
+
+TEST(HeatMapTest, StandsOnManyNoAndOddCells) {
+  HeatMapChart map;
+  EXPECT_NE(draw(map).html.find("<svg"), std::string::npos);
+  map.columns.assign(200, "a long name of a column");
+  for (int i = 0; i < 200; ++i) map.values.push_back(i * 1e-6);
+  map.rows = {"row"};
+  const std::string html = draw(map).html;
+  EXPECT_NE(html.find("class=\"chart wide\""), std::string::npos);
+  EXPECT_EQ(count_of(html, "class=\"cell"), 0U);  // too narrow for values
+  map.columns = {"a", "b"};
+  map.values = {INFINITY, 1e308};
+  EXPECT_EQ(count_of(draw(map).html, "inf"), 0U);
 }
 
 TEST(CurveTest, ThinsLongRunsByAveragingNeighbours) {
