@@ -45,8 +45,8 @@ TEST(ExplanationPrompts, MarkNeighboursTogetherAndMakeHostileBytesVisible) {
                       " \xe2\x80\xae"
                       "d"},
                      {0, 1, 2, 0}};
-  EXPECT_EQ(marked_text(text, {false, true, true, false}), "a<< b\\x1B[2J>> \\u{202e}d");
-  EXPECT_EQ(marked_text(text, {true, false, false, false}), "<<a>> b\\x1B[2J \\u{202e}d");
+  EXPECT_EQ(marked_text(text, {false, true, true, false}), "a<< b\\x1b[2J>> \\u{202e}d");
+  EXPECT_EQ(marked_text(text, {true, false, false, false}), "<<a>> b\\x1b[2J \\u{202e}d");
   EXPECT_EQ(activating_tokens({{"a", "b", "c"}, {10, 3, 2.9F}}),
             (std::vector<bool>{true, true, false}));
   EXPECT_EQ(activating_tokens({{"a", "b"}, {0, 0}}), (std::vector<bool>{false, false}));
@@ -165,9 +165,8 @@ TEST(ChatClient, AChatCompletionIsReadStrictly) {
 TEST(ChatClient, TheBodyIsTheSameForTheSameQuestionAndHoldsNoKey) {
   const ChatEndpoint endpoint{.url = "http://a/v1", .model = "m", .key = "secret"};
   const std::string body = chat_request_body(endpoint, {{{"user", "hi \xff"}}, 5, 0.5});
-  EXPECT_EQ(body, R"({"model":"m","messages":[{"role":"user","content":"hi )"
-                  "\xef\xbf\xbd"
-                  R"("}],"max_tokens":5,"temperature":0.5,"stream":false})");
+  EXPECT_EQ(body, R"({"model":"m","messages":[{"role":"user","content":"hi \ufffd"}],)"
+                  R"("max_tokens":5,"temperature":0.5,"stream":false})");
 }
 
 }  // namespace
