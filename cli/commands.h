@@ -13,6 +13,7 @@ void add_train(CLI::App& app, Action& action);
 void add_eval(CLI::App& app, Action& action);
 void add_doctor(CLI::App& app, Action& action);
 void add_encode(CLI::App& app, Action& action);
+void add_generate(CLI::App& app, Action& action);
 void add_compare(CLI::App& app, Action& action);
 void add_report(CLI::App& app, Action& action);
 void add_config(CLI::App& app, Action& action);

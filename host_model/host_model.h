@@ -14,6 +14,7 @@
 #include "core/config.h"
 #include "core/device.h"
 #include "core/dtype.h"
+#include "host_model/kv_cache.h"
 
 namespace thresher::host_model {
 
@@ -75,6 +76,10 @@ struct ForwardRequest {
   /// hook_resid_pre) instead of from the embedding. Hook points before it are an error.
   std::int64_t first_block = 0;
   at::Tensor resid_pre = {};
+  /// Continue from here: the batch holds the tokens that follow those in the cache (hooks see
+  /// these rows only), and adds them to it. Logits are those of a pass over all tokens, up to
+  /// rounding. One pass at a time may use a cache.
+  KvCache* cache = nullptr;
 };
 
 /// Members may be called from several threads at once; each pass has its own working memory.

@@ -107,6 +107,7 @@ class Transformer::Pass {
 
   at::Tensor run() {
     if (last_stage_ < 0) return {};
+    if (request_.cache != nullptr) request_.cache->begin_pass(batch_.documents, batch_.positions);
     start();
     if (needs({Site::kAttnOut, request_.first_block})) {
       rotary_ = make_rotary_table(batch_.positions.to(options_.device()),
@@ -225,10 +226,21 @@ class Transformer::Pass {
   /// Windows that reach over the whole context are no windows.
   const at::Tensor& mask(std::int64_t block) {
     std::int64_t window = shape_.attention_window(block);
-    if (window >= batch_.documents.size(1)) window = 0;
+    if (window >= documents().size(1)) window = 0;
     at::Tensor& made = masks_[window];
-    if (!made.defined()) made = make_attention_mask(batch_.documents, window).to(options_);
+    if (!made.defined()) {
+      made = make_attention_mask(documents(), positions(), batch_.documents.size(1), window)
+                 .to(options_);
+    }
     return made;
+  }
+
+  /// Of all tokens that may be seen, cached ones included.
+  const at::Tensor& documents() const {
+    return request_.cache == nullptr ? batch_.documents : request_.cache->documents();
+  }
+  const at::Tensor& positions() const {
+    return request_.cache == nullptr ? batch_.positions : request_.cache->positions();
   }
 
   at::Tensor attention(std::int64_t block) {
@@ -238,8 +250,14 @@ class Transformer::Pass {
     at::Tensor& qkv = buffer(&Workspace::qkv, weights.qkv.size(0));
     project(normed, weights.qkv, weights.qkv_bias, qkv);
     apply_rotary(rotary_, shape_.n_heads + shape_.n_kv_heads, shape_.d_head, qkv);
-    const at::Tensor mixed =
-        attend(qkv, mask(block), shape_.n_heads, shape_.n_kv_heads, shape_.d_head);
+    Heads heads = split_heads(qkv, batch_.token_ids.size(0), shape_.n_heads, shape_.n_kv_heads,
+                              shape_.d_head);
+    if (request_.cache != nullptr) {
+      const KvCache::Rows seen = request_.cache->append(block, {heads.keys, heads.values});
+      heads.keys = seen.keys;
+      heads.values = seen.values;
+    }
+    const at::Tensor mixed = attend(heads, mask(block));
     at::Tensor& out = buffer(&Workspace::attn_out, shape_.d_model);
     project(mixed, weights.attn_out, weights.attn_out_bias, out);
     return out;

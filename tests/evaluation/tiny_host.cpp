@@ -66,6 +66,7 @@ TinyHost TinyHost::random(std::int64_t n_vocabulary, std::int64_t d_model, std::
 at::Tensor TinyHost::forward(const host_model::TokenBatch& batch,
                              const host_model::ForwardRequest& request) {
   using Site = HookPoint::Site;
+  THRESHER_CHECK(request.cache == nullptr, "the tiny host keeps no keys and values");
   at::Tensor resid = request.resid_pre;
   if (!resid.defined()) {
     THRESHER_CHECK(request.first_block == 0, "a late start needs its residual stream");

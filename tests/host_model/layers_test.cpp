@@ -128,9 +128,32 @@ TEST(Rotary, RoundsWhereBfloat16Rounds) {
   EXPECT_TRUE(at::equal(qkv[0][1], (values[0][1] * cosine + values[0][0] * sine)[0]));
 }
 
+/// The mask of contexts all of whose tokens ask, positions counted from the context's start.
+at::Tensor masked(const at::Tensor& documents, std::int64_t window = 0) {
+  const at::Tensor positions =
+      at::arange(documents.size(1), at::kLong).expand_as(documents).contiguous();
+  return make_attention_mask(documents, positions, documents.size(1), window);
+}
+
+TEST(Attention, MasksOfTheLastTokensAreTheLastRows) {
+  // Padding (-1) in front of the second context; a window of two positions.
+  const at::Tensor documents = at::tensor({0, 0, 0, 0, -1, -1, 0, 0}, at::kLong).view({2, 4});
+  const at::Tensor positions = at::tensor({0, 1, 2, 3, 0, 0, 0, 1}, at::kLong).view({2, 4});
+  for (const std::int64_t window : {0, 2}) {
+    const at::Tensor all = make_attention_mask(documents, positions, 4, window);
+    const at::Tensor last = make_attention_mask(documents, positions, 2, window);
+    EXPECT_TRUE(at::equal(last, all.narrow(2, 2, 2)));
+    const at::Tensor visible = last.eq(0).to(at::kInt).view({4, 4});
+    const int early = window == 0 ? 1 : 0;
+    EXPECT_TRUE(at::equal(
+        visible, at::tensor({early, 1, 1, 0, early, early, 1, 1, 0, 0, 1, 0, 0, 0, 1, 1}, at::kInt)
+                     .view({4, 4})))
+        << window;
+  }
+}
+
 TEST(Attention, MasksWhatLiesBeforeTheWindow) {
-  const at::Tensor mask =
-      make_attention_mask(at::tensor({0, 0, 0, 1, 1}, at::kLong).view({1, 5}), 2);
+  const at::Tensor mask = masked(at::tensor({0, 0, 0, 1, 1}, at::kLong).view({1, 5}), 2);
   const at::Tensor visible = mask.eq(0).to(at::kInt).view({5, 5});
   const at::Tensor expected =
       at::tensor({1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1},
@@ -140,7 +163,7 @@ TEST(Attention, MasksWhatLiesBeforeTheWindow) {
 }
 
 TEST(Attention, MasksLaterTokensAndOtherDocuments) {
-  const at::Tensor mask = make_attention_mask(at::tensor({0, 0, 1, 1}, at::kLong).view({1, 4}));
+  const at::Tensor mask = masked(at::tensor({0, 0, 1, 1}, at::kLong).view({1, 4}));
   const at::Tensor visible = mask.eq(0).to(at::kInt).view({4, 4});
   const at::Tensor expected =
       at::tensor({1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1}, at::kInt).view({4, 4});
@@ -152,9 +175,9 @@ TEST(Attention, AgreesWithSoftmaxInDoubleAndSharesKeysAmongQueryHeads) {
   const at::Tensor qkv =
       at::arange(contexts * tokens * 8 * d_head, at::kFloat).mul(0.37).sin().view({10, 24});
   const at::Tensor mask =
-      make_attention_mask(at::tensor({0, 0, 0, 0, 0, 3, 3, 3, 9, 9}, at::kLong).view({2, 5}));
-  const at::Tensor out =
-      attend(qkv, mask, n_heads, n_kv_heads, d_head).view({contexts, tokens, n_heads, d_head});
+      masked(at::tensor({0, 0, 0, 0, 0, 3, 3, 3, 9, 9}, at::kLong).view({2, 5}));
+  const at::Tensor out = attend(split_heads(qkv, contexts, n_heads, n_kv_heads, d_head), mask)
+                             .view({contexts, tokens, n_heads, d_head});
   const at::Tensor wide = qkv.to(at::kDouble).view({contexts, tokens, 8, d_head});
   for (std::int64_t head = 0; head < n_heads; ++head) {
     const at::Tensor query = wide.select(2, head);
