@@ -41,6 +41,66 @@ class PlantedWorld(unittest.TestCase):
             found = {entry["latent"] for entry in token["saes"]["dictionary"]["latents"]}
             self.assertEqual(found, planted[token["id"]], token["text"])
 
+    def probe(self, *more):
+        return self.program("probe", "--texts", "texts.jsonl", "--label-field", "topic", "--key-field", "section",
+                            "--control-field", "coin", "--best", "34", *more)
+
+    def test_probe_finds_the_planted_latents_and_nothing_on_a_label_without_any(self):
+        report = self.probe("--contrast", "bread:foxes", "--page", "page.html")
+        tasks = {task["name"]: task for task in report["tasks"]}
+        self.assertEqual(set(tasks), {*planted_world.TOPICS, "bread against foxes", "control: 1"})
+        n_right = n_found = n_planted = 0
+        for topic, planted in self.truth["topics"].items():
+            found = [one for one in tasks[topic]["latents"] if one["p_holm"] <= 0.05]
+            self.assertEqual(len(found), tasks[topic]["discoveries_holm"])
+            n_found += len(found)
+            n_planted += len(planted)
+            n_right += len({one["latent"] for one in found} & set(planted))
+            for one in found:
+                self.assertGreater(one["tests"]["held-out"]["auroc_interval"][0], 0.75)
+        self.assertGreaterEqual(n_right / n_found, 0.95)
+        self.assertGreaterEqual(n_right / n_planted, 0.95)
+        self.assertEqual({one["latent"] for one in tasks["bread against foxes"]["latents"][:3]},
+                         set(self.truth["topics"]["bread"]))
+
+        control = tasks["control: 1"]
+        self.assertEqual(control["discoveries_holm"], 0)
+        for figure in control["probes"]:
+            low, high = figure["tests"]["held-out"]["auroc_interval"]
+            self.assertLess(low, 0.55, figure)
+            self.assertGreater(high, 0.45, figure)
+        for task in tasks.values():
+            chance = task["shuffled_labels"]["tests"]["held-out"]["mean_auroc"]
+            self.assertAlmostEqual(chance, 0.5, delta=0.05, msg=task["name"])
+        self.assertIn("bread against foxes", (self.world / "page.html").read_text())
+
+    def test_probe_says_where_a_latent_is_no_better(self):
+        """One word tells the topics apart, so counting tokens is as good as any latent."""
+        lines = [json.dumps({"text": text + f" {i}", "label": label}) for i in range(40)
+                 for text, label in ((" bread" * 9, "a"), (" maps" * 9, "b"))]
+        (self.world / "easy.jsonl").write_text("\n".join(lines))
+        task = self.program("probe", "--texts", "easy.jsonl")["tasks"][0]
+        outcomes = {one["baseline"]: one["outcome"] for one in task["best_latent_against"]["held-out"]}
+        self.assertEqual(outcomes["tokens, logistic"], "no better")
+        self.assertIn("It is NO BETTER than", task["sentences"][0])
+
+    def test_the_same_command_gives_the_same_bytes(self):
+        self.assertEqual(self.probe(), self.probe())
+        self.assertNotEqual(self.probe(), self.probe("--seed", "1"))
+
+    def expect_error(self, code, first_line, *arguments):
+        result = run("probe", "dictionary", "--host-model", "world.gguf", *arguments, cwd=self.world)
+        self.assertEqual(result.returncode, code, result.stderr)
+        self.assertIn(f"error: {first_line}", result.stderr.splitlines())
+
+    def test_mistakes_are_named(self):
+        texts = ["--texts", "texts.jsonl", "--label-field", "topic"]
+        self.expect_error(64, "thresher probe: labelled texts come either by --texts or by --group")
+        self.expect_error(64, "--group fr", "--group", "fr")
+        self.expect_error(78, "probe: there is no label brad", *texts, "--contrast", "brad:foxes")
+        self.expect_error(65, "texts.jsonl:1: no field label", "--texts", "texts.jsonl")
+        self.expect_error(78, "probe: the training documents have 1 label(s)", "--group", "x=texts.jsonl")
+
 
 if __name__ == "__main__":
     unittest.main()
