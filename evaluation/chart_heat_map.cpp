@@ -69,7 +69,9 @@ class HeatMap {
     cell_ = std::clamp(kWidePlot / n_columns, kLeastCell, kMostCell);
     is_turned_ = longest(columns_) + 6 > cell_;
     bottom_ = kTop + kRowHeight * static_cast<double>(rows_.size());
-    width_ = std::max(kChartWidth, left_ + cell_ * n_columns + 12);
+    const double needed = left_ + cell_ * n_columns + 12;
+    // A figure fills the page's width: a drawing much narrower would be blown up.
+    width_ = needed <= kChartWidth ? kChartWidth : std::max(needed, kWidePlot);
     key_top_ = bottom_ + 12 + (is_turned_ ? 0.8 * longest(columns_) + 8 : 14) +
                (chart.column_label.empty() ? 6 : 24);
     shows_values_ = widest_value() * kCellLetter + 4 <= cell_;
