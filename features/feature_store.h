@@ -116,11 +116,11 @@ class FeatureStore {
   /// `reverse`.
   std::vector<LatentSummary> list(LatentOrder order, bool reverse, std::int64_t offset,
                                   std::int64_t limit) const;
-  /// Latents for which every word of `words` stands among their explanations, or the tokens on
-  /// which they fire, or the tokens they promote, or their contexts; the best match first, at most
-  /// `limit`. Words match from their beginning, without regard to case; nothing in them is an
-  /// operator. Words without letters and digits are looked for among the tokens as they stand.
-  /// UsageError for more than 1,000 bytes or no word at all.
+  /// Latents with every word of `words` in an explanation, then those with every word somewhere in
+  /// the tokens on which they fire, the tokens they promote, or their contexts; the best match
+  /// first, at most `limit`. Words match from their beginning, without regard to case; nothing in
+  /// them is an operator. A text without letters and digits is looked for in the tokens as it
+  /// stands. UsageError for more than 1,000 bytes or no word at all.
   std::vector<LatentSummary> search(std::string_view words, std::int64_t limit) const;
   /// The summary alone; errors as of feature().
   LatentSummary summary(std::int64_t latent) const;

@@ -1,0 +1,60 @@
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/visible_text.h"
+#include "features/feature_store.h"
+#include "features/store_format.h"
+
+namespace thresher::features {
+namespace {
+
+void check(const StoredExplanation& one, std::int64_t n_latents,
+           const std::filesystem::path& path) {
+  if (one.latent < 0 || one.latent >= n_latents) {
+    throw UsageError(
+        fmt::format("latent {}: there is no such latent in {}", one.latent, display_path(path)),
+        fmt::format("0 to {}", n_latents - 1));
+  }
+  if (one.text.empty() || one.text.size() > kMaxExplanationBytes) {
+    throw DataError(
+        fmt::format("the explanation of latent {} has {} bytes", one.latent, one.text.size()),
+        fmt::format("1 to {}", kMaxExplanationBytes));
+  }
+}
+
+}  // namespace
+
+void add_explanations(const std::filesystem::path& path,
+                      const std::vector<StoredExplanation>& explanations) {
+  const std::int64_t n_latents = FeatureStore(path).n_latents();
+  SqliteDatabase database(path, SqliteDatabase::Mode::kUpdate);
+  check_schema(database);
+  database.run("BEGIN IMMEDIATE");
+  {
+    SqliteStatement old = database.prepare(
+        "DELETE FROM explanations WHERE latent = ? AND method = ? AND model = ? RETURNING id");
+    SqliteStatement old_words = database.prepare("DELETE FROM explanation_words WHERE rowid = ?");
+    SqliteStatement insert = database.prepare(
+        "INSERT INTO explanations(latent, method, model, text, scores) VALUES(?, ?, ?, ?, ?) "
+        "RETURNING id");
+    SqliteStatement words =
+        database.prepare("INSERT INTO explanation_words(rowid, text) VALUES(?, ?)");
+    for (const StoredExplanation& one : explanations) {
+      check(one, n_latents, path);
+      old.bind(1, one.latent).bind(2, std::string_view(one.method));
+      old.bind(3, std::string_view(one.model));
+      while (old.step()) old_words.bind(1, old.integer(0)).run();
+      old.reset();
+      insert.bind(1, one.latent).bind(2, std::string_view(one.method));
+      insert.bind(3, std::string_view(one.model)).bind(4, std::string_view(one.text));
+      insert.bind(5, std::string_view(one.scores.dump()));
+      insert.step();
+      words.bind(1, insert.integer(0)).bind(2, std::string_view(one.text)).run();
+      insert.reset();
+    }
+  }
+  database.run("COMMIT");
+  database.close();
+}
+
+}  // namespace thresher::features
