@@ -32,25 +32,29 @@ void add_explanations(const std::filesystem::path& path,
   database.run("BEGIN IMMEDIATE");
   {
     SqliteStatement old = database.prepare(
-        "DELETE FROM explanations WHERE latent = ? AND method = ? AND model = ? RETURNING id");
-    SqliteStatement old_words = database.prepare("DELETE FROM explanation_words WHERE rowid = ?");
+        "SELECT id FROM explanations WHERE latent = ? AND method = ? AND model = ?");
+    SqliteStatement forget = database.prepare("DELETE FROM explanations WHERE id = ?");
+    SqliteStatement forget_words =
+        database.prepare("DELETE FROM explanation_words WHERE rowid = ?");
     SqliteStatement insert = database.prepare(
-        "INSERT INTO explanations(latent, method, model, text, scores) VALUES(?, ?, ?, ?, ?) "
-        "RETURNING id");
-    SqliteStatement words =
-        database.prepare("INSERT INTO explanation_words(rowid, text) VALUES(?, ?)");
+        "INSERT INTO explanations(latent, method, model, text, scores) VALUES(?, ?, ?, ?, ?)");
+    SqliteStatement words = database.prepare(
+        "INSERT INTO explanation_words(rowid, text) VALUES(last_insert_rowid(), ?)");
     for (const StoredExplanation& one : explanations) {
       check(one, n_latents, path);
       old.bind(1, one.latent).bind(2, std::string_view(one.method));
       old.bind(3, std::string_view(one.model));
-      while (old.step()) old_words.bind(1, old.integer(0)).run();
+      const bool is_known = old.step();
+      const std::int64_t id = is_known ? old.integer(0) : 0;
       old.reset();
+      if (is_known) {
+        forget.bind(1, id).run();
+        forget_words.bind(1, id).run();
+      }
       insert.bind(1, one.latent).bind(2, std::string_view(one.method));
       insert.bind(3, std::string_view(one.model)).bind(4, std::string_view(one.text));
-      insert.bind(5, std::string_view(one.scores.dump()));
-      insert.step();
-      words.bind(1, insert.integer(0)).bind(2, std::string_view(one.text)).run();
-      insert.reset();
+      insert.bind(5, std::string_view(one.scores.dump())).run();
+      words.bind(1, std::string_view(one.text)).run();
     }
   }
   database.run("COMMIT");
