@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/feature_build.h"
+#include "cli/feature_explain.h"
 #include "cli/feature_options.h"
 #include "core/error.h"
 #include "evaluation/text_table.h"
@@ -72,6 +73,7 @@ void add_features(CLI::App& app, Action& action) {
   add_feature_build(*command, action);
   add_show(*command, action);
   add_search(*command, action);
+  add_feature_explain(*command, action);
 }
 
 }  // namespace thresher::cli

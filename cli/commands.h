@@ -16,6 +16,7 @@ void add_encode(CLI::App& app, Action& action);
 void add_generate(CLI::App& app, Action& action);
 void add_ablate(CLI::App& app, Action& action);
 void add_features(CLI::App& app, Action& action);
+void add_serve(CLI::App& app, Action& action);
 void add_compare(CLI::App& app, Action& action);
 void add_probe(CLI::App& app, Action& action);
 void add_report(CLI::App& app, Action& action);

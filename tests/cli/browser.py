@@ -75,7 +75,7 @@ class Browser:
 
 
 class BrowserPage:
-    """A local HTML file that has been loaded. `problems` are console errors, exceptions and refused resources;
+    """A page that has been loaded, from a local HTML file (a Path) or an address (a text). `problems` are console errors, exceptions and refused resources;
     `requests` are the addresses it asked for beside its own."""
 
     def __init__(self, browser, path, width, height, dark):
@@ -88,7 +88,7 @@ class BrowserPage:
         self.call("Emulation.setEmulatedMedia",
                   features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self.first_event = len(browser.events)
-        self.address = path.resolve().as_uri()
+        self.address = path if isinstance(path, str) else path.resolve().as_uri()
         self.call("Page.navigate", url=self.address)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events()):
             browser.receive(90)
