@@ -13,6 +13,7 @@
 #include "core/visible_text.h"
 #include "features/probe_report.h"
 #include "features/probing.h"
+#include "features/word_pairs.h"
 
 namespace thresher::cli {
 namespace {
@@ -22,7 +23,7 @@ using features::LabelledText;
 using features::ProbeSet;
 
 struct ProbeCommandOptions : SubjectOptions {
-  std::vector<std::string> groups, tests, contrasts;
+  std::vector<std::string> groups, tests, contrasts, word_pairs;
   std::string texts, page, pooling = "mean";
   features::LabelFields fields;
   double held_out = 0.3;
@@ -102,6 +103,27 @@ void pool(const ProbeCommandOptions& options, const features::Subject& subject,
   }
 }
 
+/// The concepts of word pairs, as directions of the residual stream.
+std::vector<features::ProbeDirection> word_pair_directions(const ProbeCommandOptions& options,
+                                                           const features::Subject& subject) {
+  std::vector<features::ProbeDirection> out;
+  if (options.word_pairs.empty()) return out;
+  const at::Tensor unembedding = subject.model->unembedding();
+  const features::CausalInnerProduct product(unembedding);
+  for (const std::string& path : options.word_pairs) {
+    const features::WordPairs pairs = features::read_word_pairs(path, *subject.tokenizer);
+    if (!pairs.left_out.empty()) {
+      log_warning(fmt::format("probe: {}: {} pairs have a word that is not one token",
+                              display_path(path), pairs.left_out.size()));
+    }
+    const features::ConceptDirection one =
+        features::concept_direction(pairs, product, options.probe.seed);
+    out.push_back({one.name + " (reading)", one.reading});
+    out.push_back({one.name + " (inverse covariance)", one.writing});
+  }
+  return out;
+}
+
 void run_probe(ProbeCommandOptions options) {
   start(options);
   check_page(options.page);
@@ -113,6 +135,7 @@ void run_probe(ProbeCommandOptions options) {
   std::vector<ProbeSet> sets = make_sets(options);
   const features::Subject subject = load_subject(options, Needs::kSae).subject;
   const features::NamedSae& sae = subject.sae({});
+  options.probe.directions = word_pair_directions(options, subject);
   pool(options, subject, sae, sets);
   const std::vector<features::TaskReport> tasks = features::probe(sets, options.probe);
 
@@ -168,6 +191,9 @@ void add_probe(CLI::App& app, Action& action) {
   add_text_options(*command, *options);
   command->add_option("--contrast", options->contrasts,
                       "LABEL:LABEL: tell these two apart as well; repeatable");
+  command->add_option("--word-pairs", options->word_pairs,
+                      "two words a line that differ in one concept: how well its direction in the "
+                      "unembedding tells the labels apart; repeatable");
   command->add_option("--pool", options->pooling, "how a latent's activations become a document's")
       ->capture_default_str()
       ->check(CLI::IsMember({"mean", "max"}));

@@ -67,4 +67,15 @@ at::Tensor random_directions(std::int64_t n, std::int64_t d, std::uint64_t seed,
   return out / out.norm(2, 1, /*keepdim=*/true);
 }
 
+std::vector<double> column_scores(const at::Tensor& values, std::int64_t column) {
+  const at::Tensor one = values.select(1, column).to(at::kDouble).contiguous();
+  return {one.const_data_ptr<double>(), one.const_data_ptr<double>() + one.numel()};
+}
+
+std::vector<double> projections(const at::Tensor& values, const at::Tensor& vector, double sign) {
+  const at::Tensor out =
+      (sign * at::mv(values.to(at::kDouble), vector.to(at::kDouble))).contiguous();
+  return {out.const_data_ptr<double>(), out.const_data_ptr<double>() + out.numel()};
+}
+
 }  // namespace thresher::features

@@ -35,4 +35,10 @@ Families make_families(const std::vector<ProbeSet>& sets);
 at::Tensor random_directions(std::int64_t n, std::int64_t d, std::uint64_t seed,
                              std::string_view purpose);
 
+/// One feature of every document of `values` [documents, features].
+std::vector<double> column_scores(const at::Tensor& values, std::int64_t column);
+
+/// sign times the product of every row of `values` with `vector` [features].
+std::vector<double> projections(const at::Tensor& values, const at::Tensor& vector, double sign);
+
 }  // namespace thresher::features

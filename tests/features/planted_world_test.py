@@ -43,7 +43,7 @@ class PlantedWorld(unittest.TestCase):
 
     def probe(self, *more):
         return self.program("probe", "--texts", "texts.jsonl", "--label-field", "topic", "--key-field", "section",
-                            "--control-field", "coin", "--best", "34", *more)
+                            "--control-field", "coin", "--best", "34", "--resamples", "200", *more)
 
     def test_probe_finds_the_planted_latents_and_nothing_on_a_label_without_any(self):
         report = self.probe("--contrast", "bread:foxes", "--page", "page.html")
@@ -87,6 +87,38 @@ class PlantedWorld(unittest.TestCase):
     def test_the_same_command_gives_the_same_bytes(self):
         self.assertEqual(self.probe(), self.probe())
         self.assertNotEqual(self.probe(), self.probe("--seed", "1"))
+
+    def test_geometry_of_orthogonal_directions(self):
+        true, random = self.program("geometry")["decoders"]
+        self.assertEqual((true["name"], true["directions"], true["width"]), ("dictionary", 64, 64))
+        self.assertEqual((random["is_random"], random["directions"]), (True, 64))
+        self.assertLess(true["nearest_cosine"]["max"], 1e-5)
+        self.assertGreater(random["nearest_cosine"]["median"], 0.2)
+        self.assertAlmostEqual(random["mean_squared_cosine"], 1 / 64, delta=0.002)
+        self.assertEqual(sum(true["cosine_counts"]), 64 * 63 // 2)
+
+    def test_word_pairs_find_the_concept_that_tells_them_apart(self):
+        """The words of two concepts of one topic, with the same background: the unembedding's rows differ in nothing
+        else, and their direction tells the topics apart."""
+        words = {topic: [self.truth["latents"][str(latent)] for latent in planted]
+                 for topic, planted in self.truth["topics"].items()}
+        pairs = [pair for concept in range(3) for pair in zip(words["bread"][concept], words["foxes"][concept])]
+        (self.world / "bread-foxes.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs) + "ba bo\n")
+        concept = self.program("geometry", "--word-pairs", "bread-foxes.txt")["word_pairs"][0]
+        self.assertEqual((concept["name"], concept["pairs"]), ("bread-foxes", 24))
+        self.assertGreater(concept["alignment"], concept["random_alignment_p95"])
+        report = self.probe("--contrast", "foxes:bread", "--word-pairs", "bread-foxes.txt")
+        tasks = {task["name"]: task for task in report["tasks"]}
+        for task, is_found in (("foxes against bread", True), ("control: 1", False)):
+            figures = [one for one in tasks[task]["probes"] if one["family"] == "direction"]
+            self.assertEqual([one["method"] for one in figures],
+                             ["bread-foxes (reading)", "bread-foxes (inverse covariance)"])
+            for one in figures:
+                figure = one["tests"]["held-out"]["auroc"]
+                self.assertGreater(figure, 0.95) if is_found else self.assertLess(figure, 0.7)
+        (self.world / "few.txt").write_text("ba bo\n")
+        self.expect_error(78, "few.txt: 0 pairs of words that are one token each", "--texts", "texts.jsonl",
+                          "--label-field", "topic", "--word-pairs", "few.txt")
 
     def expect_error(self, code, first_line, *arguments):
         result = run("probe", "dictionary", "--host-model", "world.gguf", *arguments, cwd=self.world)
