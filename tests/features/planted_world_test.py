@@ -9,7 +9,21 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(os.environ["THRESHER_SOURCE_DIR"]) / "tests" / part) for part in ("cli", "features")]
 import planted_world  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 from program import run  # noqa: E402
+
+TRAINED = """
+schema: 1
+run: {name: world, dir: runs, seed: 1, threads: 1}
+corpus: {paths: [texts.jsonl], context_tokens: 64, held_out_fraction: 0.1}
+host_model: {weights: world.gguf}
+cache: {dir: caches/world, hook_points: [blocks.1.hook_resid_post], unit_tokens: 4096, drop_norm_above: 0}
+sae: {name: topk, hook_point: blocks.1.hook_resid_post, type: topk, expansion_factor: 1, k: 3,
+      dead_window_tokens: 20000}
+train: {total_tokens: 600k, batch_tokens: 512, learning_rate: 3.0e-3, warmup_tokens: 20k, decay_tokens: 150k,
+        checkpoint_every_tokens: 300k}
+evaluation: {tokens: 1024}
+"""
 
 
 class PlantedWorld(unittest.TestCase):
@@ -119,6 +133,29 @@ class PlantedWorld(unittest.TestCase):
         (self.world / "few.txt").write_text("ba bo\n")
         self.expect_error(78, "few.txt: 0 pairs of words that are one token each", "--texts", "texts.jsonl",
                           "--label-field", "topic", "--word-pairs", "few.txt")
+
+    def test_a_trained_sae_has_a_latent_for_every_planted_direction(self):
+        (self.world / "world.yaml").write_text(TRAINED)
+        result = run("run", "world.yaml", cwd=self.world, timeout=240)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        result = run("probe", "runs/world", "--texts", "texts.jsonl", "--label-field", "topic", "--key-field", "section",
+                     "--control-field", "coin", "--best", "64", "--resamples", "100", "--json", cwd=self.world)
+        tasks = {task["name"]: task for task in json.loads(result.stdout)["tasks"]}
+        true = load_file(self.world / "dictionary/sae_weights.safetensors")["W_dec"]
+        learned = load_file(self.world / "runs/world/sae/topk/sae_weights.safetensors")["W_dec"]
+        cosines = learned @ true.T
+        n_found = n_right = n_planted = 0
+        right = set()
+        for topic, planted in self.truth["topics"].items():
+            found = [one["latent"] for one in tasks[topic]["latents"] if one["p_holm"] <= 0.05]
+            pairs = {(latent, int(cosines[latent].argmax())) for latent in found if cosines[latent].max() > 0.9}
+            n_found += len(found)
+            n_planted += len(planted)
+            n_right += sum(direction in planted for _, direction in pairs)
+            right |= {direction for _, direction in pairs if direction in planted}
+        print(f"trained SAE: recall {len(right) / n_planted:.2f}, precision {n_right / n_found:.2f}", file=sys.stderr)
+        self.assertGreaterEqual(len(right) / n_planted, 0.95)
+        self.assertEqual(tasks["control: 1"]["discoveries_holm"], 0)
 
     def expect_error(self, code, first_line, *arguments):
         result = run("probe", "dictionary", "--host-model", "world.gguf", *arguments, cwd=self.world)
