@@ -17,6 +17,7 @@ void add_generate(CLI::App& app, Action& action);
 void add_ablate(CLI::App& app, Action& action);
 void add_features(CLI::App& app, Action& action);
 void add_serve(CLI::App& app, Action& action);
+void add_diagnose(CLI::App& app, Action& action);
 void add_compare(CLI::App& app, Action& action);
 void add_geometry(CLI::App& app, Action& action);
 void add_probe(CLI::App& app, Action& action);
