@@ -18,6 +18,7 @@ void add_ablate(CLI::App& app, Action& action);
 void add_features(CLI::App& app, Action& action);
 void add_serve(CLI::App& app, Action& action);
 void add_diagnose(CLI::App& app, Action& action);
+void add_dashboard(CLI::App& app, Action& action);
 void add_compare(CLI::App& app, Action& action);
 void add_geometry(CLI::App& app, Action& action);
 void add_probe(CLI::App& app, Action& action);

@@ -299,8 +299,8 @@ Json build_stores(const std::vector<StoreTarget>& targets, ContextSource& source
   build.write();
   Json stores = Json::array();
   for (const StoreTarget& target : targets) {
-    stores.push_back(
-        Json::object({{"path", target.path.string()}, {"bytes", thresher::file_size(target.path)}}));
+    stores.push_back(Json::object(
+        {{"path", target.path.string()}, {"bytes", thresher::file_size(target.path)}}));
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   return Json::object({{"n_tokens", build.n_tokens()},
