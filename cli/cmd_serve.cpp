@@ -10,6 +10,7 @@
 #include "cli/subject.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "features/dashboard.h"
 #include "features/feature_server.h"
 #include "features/feature_store.h"
 
@@ -50,7 +51,8 @@ void run_serve(ServeOptions options) {
     }
     live = std::make_unique<Live>(options, sae);
   }
-  features::FeatureServer server(path, "", live ? &*live->steering : nullptr, options.server);
+  const std::string page = features::dashboard_html(features::FeatureStore(path), {});
+  features::FeatureServer server(path, page, live ? &*live->steering : nullptr, options.server);
   server.run([&](const std::string& url) {
     log_info(fmt::format("serve: {} (interrupt to end)", url));
     print_result(options.json ? Json::object({{"url", url}}).dump() + "\n" : url + "\n");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -45,11 +46,12 @@ std::string shown_token(const std::string& bytes) {
   return fmt::format("{}… ({} bytes)", text.substr(0, end), bytes.size());
 }
 
+using Sink = std::function<void(const std::string& piece)>;
+
 class DashboardWriter {
  public:
-  DashboardWriter(const FeatureStore& store, const DashboardOptions& options,
-                  const std::filesystem::path& path, const FileDescriptor& file)
-      : store_(store), options_(options), path_(path), file_(file) {}
+  DashboardWriter(const FeatureStore& store, const DashboardOptions& options, Sink put)
+      : store_(store), options_(options), put_(std::move(put)) {}
 
   void write() {
     begin_page();
@@ -66,15 +68,13 @@ class DashboardWriter {
     put_data("contexts", contexts);
     put_data("tokens", Json::array_of(tokens_));
     put_data("index", index());
-    put(fmt::format("<script>{}</script>\n</body>\n</html>\n", kDashboardScript));
+    put_(fmt::format("<script>{}</script>\n</body>\n</html>\n", kDashboardScript));
   }
 
  private:
-  void put(const std::string& text) { write_all(file_, std::as_bytes(std::span(text)), path_); }
-
   void put_data(const std::string& id, const Json& value) {
-    put(fmt::format("<script type=\"application/json\" id=\"{}\">{}</script>\n", id,
-                    evaluation::html_json(value)));
+    put_(fmt::format("<script type=\"application/json\" id=\"{}\">{}</script>\n", id,
+                     evaluation::html_json(value)));
   }
 
   void begin_page() {
@@ -84,12 +84,12 @@ class DashboardWriter {
     const Json* name = store_.facts().find("sae");
     const std::string title =
         name != nullptr && name->is_string() ? name->as_string() : "feature store";
-    put("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    put(fmt::format("<meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\n", policy));
-    put("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-    put(fmt::format("<title>{} · latents</title>\n<style>{}</style>\n</head>\n<body>\n",
-                    evaluation::html_text(title), kDashboardStyle));
-    put(kDashboardBody);
+    put_("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    put_(fmt::format("<meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\n", policy));
+    put_("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    put_(fmt::format("<title>{} · latents</title>\n<style>{}</style>\n</head>\n<body>\n",
+                     evaluation::html_text(title), kDashboardStyle));
+    put_(kDashboardBody);
   }
 
   std::int64_t token(std::int32_t id, const std::string& bytes) {
@@ -216,8 +216,7 @@ class DashboardWriter {
 
   const FeatureStore& store_;
   DashboardOptions options_;
-  std::filesystem::path path_;
-  const FileDescriptor& file_;
+  Sink put_;
   std::unordered_map<std::int32_t, std::int64_t> token_places_;
   std::unordered_map<std::int64_t, std::int64_t> context_places_;
   std::vector<std::string> tokens_;
@@ -233,8 +232,16 @@ class DashboardWriter {
 void write_dashboard(const FeatureStore& store, const DashboardOptions& options,
                      const std::filesystem::path& path) {
   write_file_atomically(path, [&](const FileDescriptor& file) {
-    DashboardWriter(store, options, path, file).write();
+    DashboardWriter(store, options, [&](const std::string& piece) {
+      write_all(file, std::as_bytes(std::span(piece)), path);
+    }).write();
   });
+}
+
+std::string dashboard_html(const FeatureStore& store, const DashboardOptions& options) {
+  std::string out;
+  DashboardWriter(store, options, [&](const std::string& piece) { out += piece; }).write();
+  return out;
 }
 
 }  // namespace thresher::features

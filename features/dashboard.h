@@ -20,5 +20,7 @@ struct DashboardOptions {
 /// the browser reads when they are opened. The same store gives the same bytes.
 void write_dashboard(const FeatureStore& store, const DashboardOptions& options,
                      const std::filesystem::path& path);
+/// The same bytes in memory, for a server.
+std::string dashboard_html(const FeatureStore& store, const DashboardOptions& options);
 
 }  // namespace thresher::features

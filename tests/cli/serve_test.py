@@ -218,6 +218,7 @@ class Serve(TinyRunTest):
             if "THRESHER_SCREENSHOTS" in os.environ:
                 page.screenshot(Path(os.environ["THRESHER_SCREENSHOTS"]) / "steer-page.png")
             home = browser.open(self.server.url)
+            self.assertEqual(home.evaluate("document.body.dataset.ready"), "yes")
             self.assertEqual(home.problems, [])
 
     def wait(self, page, condition, seconds=20):
