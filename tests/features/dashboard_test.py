@@ -68,7 +68,7 @@ class Dashboard(unittest.TestCase):
         make_store(cls.folder / "hostile.sqlite", HOSTILE, 2 * len(HOSTILE), 8, explanations)
         make_store(cls.folder / "large.sqlite", words, 10000)
         for name in ("hostile", "large"):
-            result = run("dashboard", f"{name}.sqlite", f"{name}.html", cwd=cls.folder)
+            result = run("dashboard", f"{name}.sqlite", f"{name}.html", cwd=cls.folder, timeout=500)
             if result.returncode != 0:
                 raise AssertionError(result.stderr)
         cls.browser = Browser().__enter__()
