@@ -15,6 +15,7 @@ void add_doctor(CLI::App& app, Action& action);
 void add_encode(CLI::App& app, Action& action);
 void add_generate(CLI::App& app, Action& action);
 void add_ablate(CLI::App& app, Action& action);
+void add_steer(CLI::App& app, Action& action);
 void add_features(CLI::App& app, Action& action);
 void add_serve(CLI::App& app, Action& action);
 void add_diagnose(CLI::App& app, Action& action);

@@ -1,0 +1,104 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "cli/commands.h"
+#include "cli/subject.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/log.h"
+#include "features/steering_study.h"
+
+namespace thresher::cli {
+namespace {
+
+using features::SteeringPlan;
+
+struct SteerOptions : SubjectOptions {
+  std::string plan_file, page;
+  SteeringPlan given;  // what the command line says; the rest is the plan file's, or the default
+  std::vector<std::string> positive, negative;
+};
+
+/// Options that the command line gave, put over what the plan says.
+using Merge = std::function<void(const SteeringPlan& given, SteeringPlan& plan)>;
+
+void run_steer(const SteerOptions& options, const std::vector<Merge>& merges) {
+  start(options);
+  SteeringPlan plan;
+  if (!options.plan_file.empty()) plan = features::read_steering_plan(options.plan_file);
+  for (const Merge& merge : merges) merge(options.given, plan);
+  if (plan.sae.empty()) plan.sae = options.sae;
+  if (!options.positive.empty() || !options.negative.empty()) {
+    plan.attributes.insert(plan.attributes.begin(),
+                           {"--positive against --negative", options.positive, options.negative});
+  }
+  if (plan.direction.empty()) {
+    throw UsageError("thresher steer: no direction",
+                     "--direction, such as pair:Love|Hate or latent:7, or --plan FILE");
+  }
+  const features::Subject subject = load_subject(options, Needs::kModel).subject;
+  const features::SteeringStudy study = features::run_steering_study(subject, plan);
+  if (!options.page.empty()) {
+    const std::string html = features::study_page(study, options.path).html();
+    write_file_atomically(options.page, std::as_bytes(std::span(html)));
+    log_info(fmt::format("steer: wrote {}", options.page));
+  }
+  print_result(options.json ? features::study_json(study).dump(2) + "\n"
+                            : features::study_table(study));
+}
+
+}  // namespace
+
+void add_steer(CLI::App& app, Action& action) {
+  CLI::App* command =
+      app.add_subcommand("steer", "moves a model along directions and measures what it does");
+  command->footer(
+      "A direction is latent:N, pair:A|B, pairs:FILE, means:FILE, file:PATH or a sum such as\n"
+      "1.5*pair:A|B+latent:7. Positions are all, end (from the prompt's last token on), last, or\n"
+      "FIRST:END; sinks are never read or edited. What a plan file says, options override.");
+  const auto options = std::make_shared<SteerOptions>();
+  const auto merges = std::make_shared<std::vector<Merge>>();
+  SteeringPlan& given = options->given;
+  add_subject_options(*command, *options);
+  command->add_option("--plan", options->plan_file, "a YAML file with what the options below say");
+  const auto add = [&](const char* flag, auto SteeringPlan::*member, const char* help) {
+    CLI::Option* option = command->add_option(flag, given.*member, help);
+    if constexpr (std::is_same_v<std::decay_t<decltype(given.*member)>, std::vector<std::string>>)
+      option->allow_extra_args(false);
+    merges->push_back([option, member](const SteeringPlan& from, SteeringPlan& to) {
+      if (option->count() > 0) to.*member = from.*member;
+    });
+    return option;
+  };
+  add("--direction", &SteeringPlan::direction, "what is added");
+  add("--kind", &SteeringPlan::kind, "add, clamp, scale or project");
+  add("--at", &SteeringPlan::points, "a hook point, or N for blocks.N.hook_resid_post; repeatable");
+  add("--positions", &SteeringPlan::positions, "positions that are edited; repeatable");
+  add("--coefficient", &SteeringPlan::coefficients, "a coefficient or value; repeatable");
+  add("--prompt", &SteeringPlan::prompts, "a prompt; repeatable");
+  add("--prompting", &SteeringPlan::prompting, "baseline: a text before every prompt");
+  add("--other", &SteeringPlan::others, "a direction for the matrix; repeatable");
+  add("--confounder", &SteeringPlan::confounder, "a direction that is projected out");
+  add("--prefix", &SteeringPlan::prefix, "what pairs are read behind; else BOS or a line break");
+  add("--read", &SteeringPlan::read, "positions of a pair that are read: mean or last");
+  add("--controls", &SteeringPlan::controls, "random directions of each kind")
+      ->check(CLI::Range(0, 10000));
+  add("--max-tokens", &SteeringPlan::max_tokens, "tokens of a text")->check(CLI::Range(1, 4096));
+  add("--temperature", &SteeringPlan::temperature, "of texts")->check(CLI::Range(0.0, 100.0));
+  add("--top-p", &SteeringPlan::top_p, "of texts")->check(CLI::Range(1e-6, 1.0));
+  add("--seed", &SteeringPlan::seed, "of texts and random directions")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--positive", options->positive, "a continuation of success; repeatable")
+      ->allow_extra_args(false);
+  command->add_option("--negative", options->negative, "a continuation of failure; repeatable")
+      ->allow_extra_args(false);
+  command->add_option("--page", options->page, "write a page, one HTML file");
+  command->callback(
+      [&action, options, merges] { action = [options, merges] { run_steer(*options, *merges); }; });
+}
+
+}  // namespace thresher::cli

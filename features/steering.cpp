@@ -1,0 +1,214 @@
+#include "features/steering.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <span>
+
+#include "core/error.h"
+#include "core/random.h"
+
+namespace thresher::features {
+namespace {
+
+using Ids = std::vector<std::int32_t>;
+
+constexpr std::size_t kTextsInAPass = 32;
+
+/// The plain model's loss on what follows each prompt: its sum, and the number of tokens.
+std::pair<double, std::int64_t> loss_of_texts(host_model::HostModel& model,
+                                              std::span<const Ids> prompts,
+                                              std::span<const host_model::Generated> made) {
+  double sum = 0;
+  std::int64_t count = 0;
+  for (std::size_t first = 0; first < prompts.size(); first += kTextsInAPass) {
+    const std::size_t end = std::min(first + kTextsInAPass, prompts.size());
+    std::vector<Ids> contexts;
+    std::vector<std::int64_t> rows, targets;
+    std::size_t width = 0;
+    for (std::size_t i = first; i < end; ++i) {
+      contexts.push_back(prompts[i]);
+      contexts.back().insert(contexts.back().end(), made[i].token_ids.begin(),
+                             made[i].token_ids.end());
+      width = std::max(width, contexts.back().size());
+    }
+    for (std::size_t c = 0; c < contexts.size(); ++c) {
+      const std::size_t padding = width - contexts[c].size();
+      for (std::size_t t = prompts[first + c].size(); t < contexts[c].size(); ++t) {
+        rows.push_back(static_cast<std::int64_t>(c * width + padding + t - 1));
+        targets.push_back(contexts[c][t]);
+      }
+    }
+    if (rows.empty()) continue;
+    host_model::ForwardRequest request;
+    request.want_final = true;
+    const at::Tensor final_rows =
+        model.forward(host_model::align_contexts(contexts).batch, request);
+    const at::Tensor chosen = at::tensor(rows, at::kLong).to(final_rows.device());
+    sum += host_model::next_token_losses(model, final_rows.index_select(0, chosen),
+                                         at::tensor(targets, at::kLong))
+               .sum()
+               .item<double>();
+    count += static_cast<std::int64_t>(rows.size());
+  }
+  return {sum, count};
+}
+
+std::vector<double> plain_vector(const at::Tensor& values) {
+  const at::Tensor held = values.to(at::kDouble).contiguous();
+  const double* first = held.const_data_ptr<double>();
+  return {first, first + held.numel()};
+}
+
+}  // namespace
+
+SteeringBench::SteeringBench(const Subject& subject, SteeringTask task)
+    : subject_(subject),
+      task_(std::move(task)),
+      scorer_(subject, task_.prompts, task_.attributes) {}
+
+void SteeringBench::add_texts(const std::vector<Ids>& prompts, const SteeredSettings* settings,
+                              std::vector<SteeringRow>& rows) {
+  host_model::GenerationRequest request = task_.generation;
+  request.prompts.clear();
+  std::vector<Ids> all;
+  std::optional<Interventions> interventions;
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    for (const Ids& prompt : prompts) {
+      request.prompts.push_back({prompt, 0});
+      all.push_back(prompt);
+    }
+  }
+  if (settings != nullptr) {
+    const auto n = static_cast<std::int64_t>(prompts.size());
+    Intervention one = settings->base;
+    if (settings->directions.defined())
+      one.direction = settings->directions.repeat_interleave(n, 0);
+    one.values.clear();
+    for (const double value : settings->values)
+      one.values.insert(one.values.end(), prompts.size(), value);
+    interventions.emplace(std::vector<Intervention>{one}, subject_.rules, *subject_.tokenizer,
+                          subject_.model->info());
+    request.hooks = interventions->hooks();
+  }
+  const std::vector<host_model::Generated> made = host_model::generate(*subject_.model, request);
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    const std::size_t first = row * prompts.size();
+    const std::span<const host_model::Generated> of_row =
+        std::span(made).subspan(first, prompts.size());
+    const auto [sum, count] = loss_of_texts(
+        *subject_.model, std::span<const Ids>(all).subspan(first, prompts.size()), of_row);
+    rows[row].perplexity = count == 0 ? std::numeric_limits<double>::quiet_NaN()
+                                      : std::exp(sum / static_cast<double>(count));
+    for (const host_model::Generated& text : of_row)
+      rows[row].texts.push_back(subject_.tokenizer->decode(text.token_ids));
+  }
+}
+
+SteeringRow SteeringBench::plain() {
+  std::vector<SteeringRow> rows(1);
+  rows[0].name = "plain";
+  rows[0].log_odds = plain_vector(scorer_.plain_log_odds().mean(0));
+  add_texts(task_.prompts, nullptr, rows);
+  return rows[0];
+}
+
+SteeringRow SteeringBench::prompting(const Ids& prefix) {
+  std::vector<Ids> prompts;
+  const auto bos = subject_.tokenizer->bos_id();
+  for (const Ids& prompt : task_.prompts) {
+    Ids ids = prompt;
+    const bool has_bos = bos && ids.front() == *bos;
+    ids.insert(ids.begin() + (has_bos ? 1 : 0), prefix.begin(), prefix.end());
+    prompts.push_back(std::move(ids));
+  }
+  std::vector<SteeringRow> rows(1);
+  rows[0].name = "prompting";
+  const ContinuationScorer behind(subject_, prompts, task_.attributes);
+  rows[0].log_odds = plain_vector(behind.plain_log_odds().mean(0));
+  rows[0].kl = scorer_.divergence(behind).mean().item<double>();
+  add_texts(prompts, nullptr, rows);
+  return rows[0];
+}
+
+std::vector<SteeringRow> SteeringBench::steered(const SteeredSettings& settings) {
+  const SettingScores scores = scorer_.score(settings);
+  const at::Tensor odds = scores.log_odds.mean(1), kl = scores.kl.mean(1);
+  std::vector<SteeringRow> rows(settings.values.size());
+  for (std::size_t s = 0; s < rows.size(); ++s) {
+    const auto index = static_cast<std::int64_t>(s);
+    const auto n = static_cast<std::int64_t>(rows.size());
+    rows[s].name = "steered";
+    rows[s].point = settings.base.point.name();
+    rows[s].positions = settings.base.positions.name();
+    rows[s].value = settings.values[s];
+    rows[s].log_odds = plain_vector(odds[index]);
+    rows[s].kl = kl[index].item<double>();
+    rows[s].n_edited = scores.n_edited / n;
+    rows[s].n_left_alone = scores.n_left_alone / n;
+  }
+  add_texts(task_.prompts, &settings, rows);
+  return rows;
+}
+
+at::Tensor SteeringBench::effects(const SteeredSettings& settings) {
+  return (scorer_.score(settings).log_odds - scorer_.plain_log_odds().unsqueeze(0)).mean(1);
+}
+
+std::int64_t best_row(const std::vector<SteeringRow>& rows, double most_perplexity) {
+  std::int64_t best = -1;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (!(rows[i].perplexity <= most_perplexity) || rows[i].log_odds.empty()) continue;
+    if (best < 0 || rows[i].log_odds[0] > rows[static_cast<std::size_t>(best)].log_odds[0])
+      best = static_cast<std::int64_t>(i);
+  }
+  return best;
+}
+
+SteeringControl control(SteeringBench& bench, const Subject& subject,
+                        const SteeredSettings& settings, std::int64_t count, std::uint64_t seed,
+                        const PairReading& reading) {
+  const host_model::HookPoint& point = settings.base.point;
+  const at::Tensor direction = settings.directions[0];
+  const auto pairs = random_word_pairs(*subject.tokenizer, count, seed);
+  const at::Tensor differences = pair_differences(subject, pairs, {point}, reading).at(point);
+  const RandomStream noise(seed, "features.isotropic_control");
+  at::Tensor isotropic = at::empty({count, direction.numel()}, at::kFloat);
+  float* values = isotropic.mutable_data_ptr<float>();
+  for (std::int64_t i = 0; i < isotropic.numel(); ++i)
+    values[i] = static_cast<float>(noise.normal(static_cast<std::uint64_t>(i)));
+  SteeredSettings all = settings;
+  all.directions = at::cat({direction.unsqueeze(0), norm_matched(differences, direction),
+                            norm_matched(isotropic, direction)});
+  all.values.assign(static_cast<std::size_t>(1 + 2 * count), settings.values.front());
+  const std::vector<double> effects = plain_vector(bench.effects(all).select(1, 0));
+  SteeringControl out;
+  out.effect = effects.front();
+  const auto middle = effects.begin() + 1 + static_cast<std::ptrdiff_t>(count);
+  out.random_pairs.assign(effects.begin() + 1, middle);
+  out.isotropic.assign(middle, effects.end());
+  const auto count_below = [&](std::vector<double>& of) {
+    std::sort(of.begin(), of.end());
+    return std::count_if(of.begin(), of.end(), [&](double e) { return e < out.effect; });
+  };
+  out.n_pairs_below = count_below(out.random_pairs);
+  out.n_isotropic_below = count_below(out.isotropic);
+  return out;
+}
+
+at::Tensor norm_matched(const at::Tensor& vectors, const at::Tensor& direction) {
+  const at::Tensor norms = vectors.norm(2, 1, /*keepdim=*/true);
+  THRESHER_CHECK(norms.min().item<double>() > 0, "a control direction is zero");
+  return vectors / norms * direction.norm();
+}
+
+at::Tensor projected_out(const at::Tensor& direction, const at::Tensor& confounder) {
+  const at::Tensor unit = confounder / confounder.norm();
+  return direction - at::dot(direction, unit) * unit;
+}
+
+}  // namespace thresher::features
