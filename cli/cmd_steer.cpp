@@ -10,6 +10,8 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/log.h"
+#include "core/visible_text.h"
+#include "features/feature_store.h"
 #include "features/steering_study.h"
 
 namespace thresher::cli {
@@ -22,6 +24,21 @@ struct SteerOptions : SubjectOptions {
   SteeringPlan given;  // what the command line says; the rest is the plan file's, or the default
   std::vector<std::string> positive, negative;
 };
+
+/// The latent that the feature store of the run's SAE finds first.
+std::int64_t find_latent(const std::string& run, const std::string& sae, std::string_view words) {
+  const features::FeatureStore store(features::store_path(run, sae));
+  const std::vector<features::LatentSummary> found = store.search(words, 1);
+  if (found.empty()) {
+    throw ConfigError(
+        fmt::format("no latent of {} is found by \"{}\"", sae, visible_text(std::string(words))),
+        "words that stand in a latent's contexts, tokens or explanations",
+        "`thresher features search RUN WORDS` shows what is found");
+  }
+  log_info(fmt::format("steer: \"{}\" finds latent {} of {}", visible_text(std::string(words)),
+                       found.front().latent, sae));
+  return found.front().latent;
+}
 
 /// Options that the command line gave, put over what the plan says.
 using Merge = std::function<void(const SteeringPlan& given, SteeringPlan& plan)>;
@@ -41,7 +58,10 @@ void run_steer(const SteerOptions& options, const std::vector<Merge>& merges) {
                      "--direction, such as pair:Love|Hate or latent:7, or --plan FILE");
   }
   const features::Subject subject = load_subject(options, Needs::kModel).subject;
-  const features::SteeringStudy study = features::run_steering_study(subject, plan);
+  const features::SteeringStudy study =
+      features::run_steering_study(subject, plan, [&](std::string_view words) {
+        return find_latent(options.path, subject.sae(plan.sae).name, words);
+      });
   if (!options.page.empty()) {
     const std::string html = features::study_page(study, options.path).html();
     write_file_atomically(options.page, std::as_bytes(std::span(html)));

@@ -41,8 +41,9 @@ struct PositionRange {
 /// - rows whose norm is beyond the limit: at a hook point of the run's cache the run's own, at any
 ///   other 10 times the (lower) median norm of the prompt's rows that the first two rules keep.
 ///
-/// The median is of the prompt, not of what follows it, so that a pass with a cache and one over
-/// all tokens agree; it is taken in the pass that reads the prompts from their start.
+/// A single such row has nothing to be compared with and counts as none. The median is of the
+/// prompt, not of what follows it, so that a pass with a cache and one over all tokens agree; it is
+/// taken in the pass that reads the prompts from their start.
 class SinkGuard {
  public:
   SinkGuard(const evaluation::EncodingRules& rules, const corpus::Tokenizer& tokenizer);
