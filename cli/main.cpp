@@ -16,9 +16,9 @@ namespace thresher::cli {
 namespace {
 
 constexpr std::array kSubcommands = {
-    add_run,       add_harvest, add_cache,  add_train,    add_eval,     add_encode, add_generate,
-    add_probe,     add_ablate,  add_steer,  add_diagnose, add_features, add_serve,  add_geometry,
-    add_dashboard, add_compare, add_report, add_doctor,   add_config,   add_bench,  add_version};
+    add_run,      add_harvest, add_cache,  add_train,  add_eval,     add_diagnose,  add_encode,
+    add_generate, add_steer,   add_probe,  add_ablate, add_features, add_dashboard, add_serve,
+    add_geometry, add_compare, add_report, add_doctor, add_config,   add_bench,     add_version};
 
 constexpr const char* kFooter =
     "An experiment is one YAML file; `thresher config reference` lists every key.\n"
