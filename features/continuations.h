@@ -29,9 +29,10 @@ struct SteeredSettings {
 };
 
 struct SettingScores {
-  at::Tensor log_odds;                          // [settings, prompts, attributes] float64, nats
-  at::Tensor kl;                                // [settings, prompts] float64, nats
-  std::int64_t n_edited = 0, n_left_alone = 0;  // rows of the prompts; left alone are sinks
+  at::Tensor log_odds;  // [settings, prompts, attributes] float64, nats
+  at::Tensor kl;        // [settings, prompts] float64, nats
+  std::int64_t n_edited = 0,
+               n_left_alone = 0;  // of prompts and continuations; left alone are sinks
 };
 
 /// Scores what follows prompts, for many settings at once. The log-odds of an attribute are

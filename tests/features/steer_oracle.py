@@ -32,10 +32,10 @@ def main():
     if not MODEL.exists():
         sys.exit(f"{MODEL} is missing: run tools/setup.sh")
     torch.set_num_threads(1)
-    texts = [PROMPT, PREFIX, FIRST, SECOND, "Love", *POSITIVE, *NEGATIVE]
+    texts = [PROMPT, PREFIX, FIRST, SECOND, "Love", " ", *POSITIVE, *NEGATIVE]
     made = ours("generate", MODEL, *[word for text in texts for word in ("--prompt", text)], "--max-tokens", "1")
     ids = {text: one["prompt_ids"] for text, one in zip(texts, made["generated"], strict=True)}
-    assert len(ids[FIRST]) == len(ids[SECOND]) == 1, ids
+    assert len(ids[FIRST]) < len(ids[SECOND]), "the pair was to need padding"
     arguments = [word for flag, values in (("--positive", POSITIVE), ("--negative", NEGATIVE)) for value in values
                  for word in (flag, value)]
     study = ours("steer", MODEL, "--direction", f"pair:{FIRST}|{SECOND}", "--prefix", PREFIX, "--at", str(LAYER),
@@ -50,14 +50,16 @@ def main():
 
     layer = twin.model.layers[LAYER]
 
-    def row(tokens):
+    def rows(tokens):
         handle = layer.register_forward_hook(keep)
         with torch.no_grad():
             twin(torch.tensor([tokens]))
         handle.remove()
-        return state["kept"].reshape(-1, 576)[-1]
+        return state["kept"].reshape(-1, 576)
 
-    direction = row(ids[PREFIX] + ids[FIRST]) - row(ids[PREFIX] + ids[SECOND])
+    padding = ids[" "] * (len(ids[SECOND]) - len(ids[FIRST]))
+    difference = rows(ids[PREFIX] + ids[FIRST] + padding) - rows(ids[PREFIX] + ids[SECOND])
+    direction = difference[len(ids[PREFIX]) :].mean(0)
 
     def steer(_module, _inputs, output):
         hidden = (output[0] if isinstance(output, tuple) else output).clone().reshape(1, -1, 576)
@@ -72,9 +74,9 @@ def main():
         def total(continuations):
             sums = []
             for text in continuations:
-                rows = logs(ids[PROMPT] + ids[text])
+                logged = logs(ids[PROMPT] + ids[text])
                 start = len(ids[PROMPT]) - 1
-                sums.append(sum(rows[start + i, token].item() for i, token in enumerate(ids[text])))
+                sums.append(sum(logged[start + i, token].item() for i, token in enumerate(ids[text])))
             return math.log(sum(map(math.exp, sums)))
 
         return total(POSITIVE) - total(NEGATIVE)
@@ -84,14 +86,14 @@ def main():
     steered, steered_odds = logs(ids[PROMPT])[-1], log_odds()
     handle.remove()
     divergence = (steered.exp() * (steered - plain)).sum().item()
-    lone = row(ids["Love"]).norm().item()
-    rows = {one["name"]: one for one in study["rows"]}
+    lone = rows(ids["Love"])[0].norm().item()
+    of = {one["name"]: one for one in study["rows"]}
     failures = []
     for what, a, b in (
         ("norm of the direction", study["norms"][f"blocks.{LAYER}.hook_resid_post"], direction.norm().item()),
-        ("plain log-odds", rows["plain"]["log_odds"][0], plain_odds),
-        ("steered log-odds", rows["steered"]["log_odds"][0], steered_odds),
-        ("KL(steered || plain)", rows["steered"]["kl"], divergence),
+        ("plain log-odds", of["plain"]["log_odds"][0], plain_odds),
+        ("steered log-odds", of["steered"]["log_odds"][0], steered_odds),
+        ("KL(steered || plain)", of["steered"]["kl"], divergence),
     ):
         print(f"{what}: {a:.6g}, transformers {b:.6g}")
         if not abs(a - b) <= 1e-3 * max(1, abs(b)):
@@ -99,7 +101,11 @@ def main():
     print(f"norm of a lone 'Love': {lone:.6g}")
     if not lone > 50 * direction.norm().item():
         failures.append("a lone word was to be a sink")
-    if abs(steered_odds - plain_odds) < 0.1 or rows["steered"]["edited_rows"] != len(ids[PROMPT]) - 1:
+    # Every position but the first of the prompt, and every token of a continuation that another one follows.
+    edited = len(ids[PROMPT]) - 1 + sum(len(ids[text]) - 1 for text in POSITIVE + NEGATIVE)
+    if of["steered"]["edited_rows"] != edited:
+        failures.append(f"{of['steered']['edited_rows']} rows were edited, not {edited}")
+    if abs(steered_odds - plain_odds) < 0.1:
         failures.append("nothing was steered")
     if failures:
         sys.exit("failed: " + "; ".join(failures))
