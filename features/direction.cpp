@@ -255,10 +255,13 @@ std::vector<std::int32_t> pair_prefix(const Subject& subject, std::string_view t
 }
 
 PointVectors pair_differences(const Subject& subject, const std::vector<TextPair>& pairs,
-                              const std::vector<HookPoint>& points, const PairReading& reading) {
+                              const std::vector<HookPoint>& points, const PairReading& reading,
+                              Unreadable unreadable) {
   const auto n_prefix = static_cast<std::int64_t>(reading.prefix.size());
   std::map<HookPoint, std::vector<at::Tensor>> parts;
+  std::vector<at::Tensor> readable_parts;
   for (std::size_t first = 0; first < pairs.size(); first += kPairsInAPass) {
+    at::Tensor readable;
     const std::span<const TextPair> some =
         std::span(pairs).subspan(first, std::min(kPairsInAPass, pairs.size() - first));
     const PassRows rows = host_model::align_contexts(padded_contexts(subject, some, reading));
@@ -271,14 +274,18 @@ PointVectors pair_differences(const Subject& subject, const std::vector<TextPair
       if (reading.over == PairReading::Over::kLast) both.narrow(1, 0, tokens - 1).zero_();
       const at::Tensor values = read.activation.view({n, 2, tokens, -1});
       const auto [sum, count] = sum_usable(values.select(1, 0) - values.select(1, 1), both);
-      for (std::int64_t i = 0; i < n; ++i) {
-        if (count[i].item<double>() == 0) refuse_sinks(some[static_cast<std::size_t>(i)], point);
+      const at::Tensor has_rows = count.squeeze(1).gt(0);
+      for (std::int64_t i = 0; unreadable == Unreadable::kRefuse && i < n; ++i) {
+        if (!has_rows[i].item<bool>()) refuse_sinks(some[static_cast<std::size_t>(i)], point);
       }
+      readable = readable.defined() ? readable.logical_and(has_rows) : has_rows;
       parts[point].push_back((sum / count).to(at::kFloat));
     }
+    readable_parts.push_back(readable.nonzero().squeeze(1) + static_cast<std::int64_t>(first));
   }
   PointVectors out;
-  for (const auto& [point, rows] : parts) out[point] = at::cat(rows);
+  const at::Tensor kept = at::cat(readable_parts);
+  for (const auto& [point, rows] : parts) out[point] = at::cat(rows).index_select(0, kept);
   return out;
 }
 

@@ -50,11 +50,16 @@ std::vector<std::int32_t> pair_prefix(const Subject& subject, std::string_view t
 
 using PointVectors = std::map<host_model::HookPoint, at::Tensor>;
 
+/// What becomes of a pair none of whose positions can be read at some hook point: a ConfigError, or
+/// it is left out.
+enum class Unreadable { kRefuse, kLeaveOut };
+
 /// The difference of every pair at the given hook points, [pairs, width] float32. ConfigError for a
-/// text without tokens and for a pair none of whose positions can be read.
+/// text without tokens.
 PointVectors pair_differences(const Subject& subject, const std::vector<TextPair>& pairs,
                               const std::vector<host_model::HookPoint>& points,
-                              const PairReading& reading);
+                              const PairReading& reading,
+                              Unreadable unreadable = Unreadable::kRefuse);
 
 /// Finds the number of a latent by words.
 using LatentSearch = std::function<std::int64_t(std::string_view words)>;

@@ -174,8 +174,18 @@ SteeringControl control(SteeringBench& bench, const Subject& subject,
                         const PairReading& reading) {
   const host_model::HookPoint& point = settings.base.point;
   const at::Tensor direction = settings.directions[0];
-  const auto pairs = random_word_pairs(*subject.tokenizer, count, seed);
-  const at::Tensor differences = pair_differences(subject, pairs, {point}, reading).at(point);
+  // Some words are sinks behind some prefixes, so more are drawn than are needed.
+  const auto pairs = random_word_pairs(*subject.tokenizer, 2 * count, seed);
+  at::Tensor differences =
+      pair_differences(subject, pairs, {point}, reading, Unreadable::kLeaveOut).at(point);
+  if (differences.size(0) < count) {
+    throw ConfigError(
+        fmt::format("the control: {} of {} random pairs can be read at {}, the others are "
+                    "sinks",
+                    differences.size(0), pairs.size(), point.name()),
+        fmt::format("{} of them", count), "--prefix TEXT, such as \"I \"");
+  }
+  differences = differences.narrow(0, 0, count);
   const RandomStream noise(seed, "features.isotropic_control");
   at::Tensor isotropic = at::empty({count, direction.numel()}, at::kFloat);
   float* values = isotropic.mutable_data_ptr<float>();

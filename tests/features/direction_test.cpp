@@ -105,6 +105,16 @@ TEST(PairDifferences, NeverReadASink) {
   EXPECT_TRUE(at::allclose(read, (first - second).narrow(0, 8, 2).mean(0), 1e-4, 1e-5));
 }
 
+TEST(PairDifferences, LeaveOutWhatCannotBeReadWhereThatIsAskedFor) {
+  const Subject subject = tiny_subject();
+  const at::Tensor rest =
+      pair_differences(subject, {{"l", "h"}, {"lab", "hab"}}, {kPoint}, {}, Unreadable::kLeaveOut)
+          .at(kPoint);
+  EXPECT_EQ(rest.size(0), 1);
+  EXPECT_TRUE(at::allclose(
+      rest, pair_differences(subject, {{"lab", "hab"}}, {kPoint}, {}).at(kPoint), 1e-4, 1e-5));
+}
+
 TEST(MakeDirection, AveragesPairsAndTakesDifferencesOfMeans) {
   const Subject subject = tiny_subject();
   const testing::ScratchFolder folder;
