@@ -42,7 +42,7 @@ std::string rows_text(const std::vector<SteeringRow>& rows,
   lines.front().push_back("after \"" + prompts.front() + "\"");
   for (const SteeringRow& row : rows) {
     lines.push_back(figures(row, rows.front()));
-    std::string text = visible_text(row.texts.front());
+    std::string text = row.texts.front();  // tables and pages make it visible
     if (text.size() > kShownBytes) {
       std::size_t end = kShownBytes;
       while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
@@ -121,7 +121,7 @@ void add_rows(evaluation::Page& page, const std::vector<SteeringRow>& rows,
     evaluation::PageRow line;
     if (row.name != "steered") line.kind = evaluation::PageRow::Kind::kBaseline;
     for (const std::string& cell : figures(row, rows.front())) line.cells.push_back({cell});
-    for (const std::string& text : row.texts) line.cells.push_back({visible_text(text)});
+    for (const std::string& text : row.texts) line.cells.push_back({text});
     table.rows.push_back(std::move(line));
   }
   page.add_table(table);
