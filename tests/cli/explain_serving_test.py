@@ -58,7 +58,7 @@ class Serving(TinyRunTest):
     def test_a_real_server_explains_and_judges(self):
         built = self.run_here("features", "build", "runs/tiny", "--sae", "topk")
         self.assertEqual(built.returncode, 0, built.stderr)
-        command = ["features", "explain", "runs/tiny", "--sae", "topk", "--endpoint", self.url, "--model", self.model, "--limit", "2",
+        command = ["features", "explain", "runs/tiny", "--sae", "topk", "--endpoint", self.url, "--model", self.model, "--latents", "17,60",
                    "--scored", "5", "--parallel", "1", "--timeout", "300", "--json"]
         result = self.run_here(*command, timeout=1200)
         self.assertEqual(result.returncode, 0, result.stderr)
