@@ -1,8 +1,13 @@
+#include "core/failpoint.h"
+
+#include <array>
 #include <atomic>
+#include <cerrno>
 #include <charconv>
 #include <csignal>
 #include <cstdlib>
-#include <string_view>
+#include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -11,27 +16,86 @@ namespace thresher {
 
 #if defined(THRESHER_FAILPOINTS)
 
-void failpoint(const char* name) {
-  static std::atomic<long> calls{0};
-  const char* setting = std::getenv("THRESHER_FAILPOINT");
-  if (setting == nullptr) return;
-  const std::string_view text(setting);
-  const std::size_t colon = text.rfind(':');
-  long due = 0;
-  if (colon != std::string_view::npos) {
-    std::from_chars(text.data() + colon + 1, text.data() + text.size(), due);
+namespace {
+
+/// <name>:<count>[+][=<action>]
+struct Setting {
+  std::string_view name;  // with a '*' at its end: every name that begins so
+  long count = 0;
+  bool is_lasting = false;
+  std::string_view action = "kill";
+
+  bool matches(std::string_view arrival) const {
+    if (name.ends_with('*')) return arrival.starts_with(name.substr(0, name.size() - 1));
+    return arrival == name;
   }
-  if (due < 1) {
-    throw UsageError("THRESHER_FAILPOINT=" + std::string(text) + " is malformed",
-                     "THRESHER_FAILPOINT=<name>:<count>, count at least 1");
+};
+
+constexpr std::array kErrors = {std::pair("EIO", EIO), std::pair("ENOSPC", ENOSPC),
+                                std::pair("EDQUOT", EDQUOT), std::pair("EACCES", EACCES),
+                                std::pair("EINTR", EINTR)};
+
+[[noreturn]] void throw_malformed(std::string_view text) {
+  throw UsageError(
+      "THRESHER_FAILPOINT=" + std::string(text) + " is malformed",
+      "THRESHER_FAILPOINT=<name>:<count>[+][=<action>], count at least 1, action kill, "
+      "short, EIO, ENOSPC, EDQUOT, EACCES or EINTR; only errors may last (+), and only "
+      "file calls (file.*, read.*) may fail");
+}
+
+Setting parse(std::string_view text) {
+  Setting setting;
+  const std::string_view head = text.substr(0, text.find('='));
+  if (head.size() < text.size()) setting.action = text.substr(head.size() + 1);
+  const std::size_t colon = head.rfind(':');
+  if (colon == std::string_view::npos) throw_malformed(text);
+  setting.name = head.substr(0, colon);
+  std::string_view count = head.substr(colon + 1);
+  setting.is_lasting = count.ends_with('+');
+  if (setting.is_lasting) count.remove_suffix(1);
+  const auto [end, error] =
+      std::from_chars(count.data(), count.data() + count.size(), setting.count);
+  if (error != std::errc() || end != count.data() + count.size() || setting.count < 1) {
+    throw_malformed(text);
   }
-  if (text.substr(0, colon) == name && calls.fetch_add(1) + 1 == due) raise(SIGKILL);
+  return setting;
+}
+
+Fault fault_of(const Setting& setting, std::string_view text) {
+  const bool is_once_only = setting.action == "short" || setting.action == "EINTR";
+  if (setting.is_lasting && (is_once_only || setting.action == "kill")) throw_malformed(text);
+  if (setting.action == "kill") return {};
+  if (!setting.name.starts_with("file.") && !setting.name.starts_with("read.")) {
+    throw_malformed(text);
+  }
+  if (setting.action == "short") return {0, true};
+  for (const auto& [name, value] : kErrors) {
+    if (setting.action == name) return {value, false};
+  }
+  throw_malformed(text);
+}
+
+}  // namespace
+
+Fault arrive_at(std::string_view name) {
+  static std::atomic<long> arrivals{0};
+  const char* text = std::getenv("THRESHER_FAILPOINT");
+  if (text == nullptr) return {};
+  const Setting setting = parse(text);
+  const Fault fault = fault_of(setting, text);
+  if (!setting.matches(name)) return {};
+  const long arrival = arrivals.fetch_add(1) + 1;
+  if (arrival != setting.count && !(setting.is_lasting && arrival > setting.count)) return {};
+  if (setting.action == "kill") raise(SIGKILL);
+  return fault;
 }
 
 #else
 
-void failpoint(const char*) {}
+Fault arrive_at(std::string_view) { return {}; }
 
 #endif
+
+void failpoint(const char* name) { arrive_at(name); }
 
 }  // namespace thresher

@@ -13,15 +13,17 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/file_calls.h"
 #include "core/system_error.h"
 #include "core/visible_text.h"
 
 namespace thresher {
 namespace {
 
-FileDescriptor open_or_throw(const std::filesystem::path& path, int flags) {
-  FileDescriptor file(open(path.c_str(), flags | O_CLOEXEC));
-  if (!file) throw_system_error(path, "open", errno);
+FileDescriptor open_or_throw(const std::filesystem::path& path, int flags,
+                             std::string_view operation = "open") {
+  FileDescriptor file = file_calls::open_file(path, flags);
+  if (!file) throw_system_error(path, operation, errno);
   return file;
 }
 
@@ -41,7 +43,7 @@ std::pair<FileDescriptor, std::filesystem::path> create_temporary(
     const std::filesystem::path& path) {
   while (true) {
     auto name = temporary_beside(path);
-    FileDescriptor file(open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+    FileDescriptor file = file_calls::open_file(name, O_WRONLY | O_CREAT | O_EXCL);
     if (file) return {std::move(file), std::move(name)};
     if (errno != EEXIST) throw_system_error(path, "create", errno);
   }
@@ -75,7 +77,8 @@ FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
 
 FileDescriptor open_for_reading(const std::filesystem::path& path) {
   // O_NONBLOCK: opening a pipe must not wait for a writer; it changes nothing for regular files.
-  FileDescriptor file = open_or_throw(path, O_RDONLY | O_NONBLOCK);
+  FileDescriptor file = file_calls::open_to_read(path, O_RDONLY | O_NONBLOCK);
+  if (!file) throw_system_error(path, "open", errno);
   struct stat status {};
   if (fstat(file.get(), &status) != 0) throw_system_error(path, "stat", errno);
   if (!S_ISREG(status.st_mode)) {
@@ -90,15 +93,14 @@ void read_at(const FileDescriptor& file, std::uint64_t offset, std::span<std::by
              const std::filesystem::path& path) {
   std::size_t done = 0;
   while (done < out.size()) {
-    const ssize_t got =
-        pread(file.get(), out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
+    const std::int64_t got = file_calls::read_some(file.get(), out.subspan(done), offset + done);
     if (got > 0) {
       done += static_cast<std::size_t>(got);
     } else if (got == 0) {
       throw DataError(fmt::format("{}: the file ends at byte {}, {} bytes from byte {} are due",
                                   display_path(path), offset + done, out.size(), offset),
                       {}, "the file is truncated or was cut while it was being read");
-    } else if (errno != EINTR) {
+    } else {
       throw_system_error(path, "read", errno);
     }
   }
@@ -128,17 +130,14 @@ std::vector<std::byte> read_binary_file(const std::filesystem::path& path,
 void write_all(const FileDescriptor& file, std::span<const std::byte> bytes,
                const std::filesystem::path& path) {
   while (!bytes.empty()) {
-    const ssize_t wrote = write(file.get(), bytes.data(), bytes.size());
-    if (wrote >= 0) {
-      bytes = bytes.subspan(static_cast<std::size_t>(wrote));
-    } else if (errno != EINTR) {
-      throw_system_error(path, "write", errno);
-    }
+    const std::int64_t wrote = file_calls::write_some(file.get(), bytes);
+    if (wrote < 0) throw_system_error(path, "write", errno);
+    bytes = bytes.subspan(static_cast<std::size_t>(wrote));
   }
 }
 
 void sync_file(const FileDescriptor& file, const std::filesystem::path& path) {
-  if (fsync(file.get()) != 0) throw_system_error(path, "fsync", errno);
+  if (file_calls::sync(file.get()) != 0) throw_system_error(path, "fsync", errno);
 }
 
 void sync_file(const std::filesystem::path& path) {
@@ -149,13 +148,27 @@ void sync_folder(const std::filesystem::path& folder) {
   const auto path = folder.empty() ? std::filesystem::path(".") : folder;
   const FileDescriptor file = open_or_throw(path, O_RDONLY | O_DIRECTORY);
   // Some network file systems cannot sync a folder and say EINVAL; their renames are synchronous.
-  if (fsync(file.get()) != 0 && errno != EINVAL) throw_system_error(path, "fsync", errno);
+  if (file_calls::sync(file.get()) != 0 && errno != EINVAL)
+    throw_system_error(path, "fsync", errno);
 }
 
 FileDescriptor create_file(const std::filesystem::path& path) {
-  FileDescriptor file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  if (!file) throw_system_error(path, "create", errno);
-  return file;
+  return open_or_throw(path, O_WRONLY | O_CREAT | O_TRUNC, "create");
+}
+
+FileDescriptor open_for_overwriting(const std::filesystem::path& path) {
+  return open_or_throw(path, O_WRONLY | O_NOFOLLOW);
+}
+
+FileDescriptor open_for_appending(const std::filesystem::path& path) {
+  return open_or_throw(path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW);
+}
+
+void truncate_file(const FileDescriptor& file, std::uint64_t bytes,
+                   const std::filesystem::path& path) {
+  if (file_calls::truncate(file.get(), static_cast<std::int64_t>(bytes)) != 0) {
+    throw_system_error(path, "truncate", errno);
+  }
 }
 
 void write_file_atomically(const std::filesystem::path& path,
@@ -167,9 +180,9 @@ void write_file_atomically(const std::filesystem::path& path,
     failpoint("atomic.written");
     sync_file(file, path);
     failpoint("atomic.synced");
-    if (rename(temporary.c_str(), path.c_str()) != 0) throw_system_error(path, "rename", errno);
+    if (file_calls::rename(temporary, path) != 0) throw_system_error(path, "rename", errno);
   } catch (...) {
-    unlink(temporary.c_str());
+    remove_if_possible(temporary);
     throw;
   }
   failpoint("atomic.renamed");
@@ -185,33 +198,37 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view t
   write_file_atomically(path, std::as_bytes(std::span(text.data(), text.size())));
 }
 
+void rename_file(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (file_calls::rename(from, to) != 0) throw_system_error(from, "rename", errno);
+}
+
 bool rename_no_replace(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return true;
+  if (file_calls::rename(from, to, RENAME_NOREPLACE) == 0) return true;
   if (errno == EEXIST) return false;
   if (errno != EINVAL && errno != ENOSYS) throw_system_error(from, "rename", errno);
   // A file system without RENAME_NOREPLACE (NFS): a hard link refuses an existing name, too.
-  if (link(from.c_str(), to.c_str()) == 0) {
-    if (unlink(from.c_str()) != 0) throw_system_error(from, "unlink", errno);
+  if (file_calls::link(from, to) == 0) {
+    if (file_calls::unlink(from) != 0) throw_system_error(from, "unlink", errno);
     return true;
   }
   if (errno == EEXIST) return false;
   // Folders have no hard links; rename() refuses a target folder that holds anything.
   struct stat status {};
   if (lstat(to.c_str(), &status) == 0) return false;
-  if (rename(from.c_str(), to.c_str()) == 0) return true;
+  if (file_calls::rename(from, to) == 0) return true;
   if (errno == EEXIST || errno == ENOTEMPTY) return false;
   throw_system_error(from, "rename", errno);
 }
 
 void make_folders(const std::filesystem::path& folder) {
   if (folder.empty()) return;
-  if (mkdir(folder.c_str(), 0777) == 0) {
+  if (file_calls::make_folder(folder) == 0) {
     sync_folder(folder_of(folder));
     return;
   }
   if (errno == ENOENT && folder != folder_of(folder)) {
     make_folders(folder_of(folder));
-    if (mkdir(folder.c_str(), 0777) == 0) {
+    if (file_calls::make_folder(folder) == 0) {
       sync_folder(folder_of(folder));
       return;
     }
@@ -221,6 +238,27 @@ void make_folders(const std::filesystem::path& folder) {
   struct stat status {};
   if (stat(folder.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) return;
   throw_system_error(folder, "create folder", reason);
+}
+
+void remove_tree(const std::filesystem::path& path) {
+  struct stat status {};
+  if (lstat(path.c_str(), &status) != 0) {
+    if (errno == ENOENT) return;
+    throw_system_error(path, "remove", errno);
+  }
+  const bool is_folder = S_ISDIR(status.st_mode);
+  if (is_folder) {
+    for (const auto& entry : list_folder(path)) remove_tree(entry);
+  }
+  const int result = is_folder ? file_calls::remove_empty_folder(path) : file_calls::unlink(path);
+  if (result != 0 && errno != ENOENT) throw_system_error(path, "remove", errno);
+}
+
+void remove_if_possible(const std::filesystem::path& path) noexcept {
+  try {
+    remove_tree(path);
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): as promised
+  }
 }
 
 std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder) {

@@ -50,6 +50,10 @@ void write_file_atomically(const std::filesystem::path& path,
 
 /// Creates a file or empties the one that is there, for writing.
 FileDescriptor create_file(const std::filesystem::path& path);
+/// Opens for writing over what is there, from the beginning. Does not follow a symbolic link.
+FileDescriptor open_for_overwriting(const std::filesystem::path& path);
+/// Opens for reading and appending, creating the file. Does not follow a symbolic link.
+FileDescriptor open_for_appending(const std::filesystem::path& path);
 
 /// Writes all bytes (short writes and EINTR handled); IoError says "disk full" for ENOSPC.
 void write_all(const FileDescriptor& file, std::span<const std::byte> bytes,
@@ -57,10 +61,19 @@ void write_all(const FileDescriptor& file, std::span<const std::byte> bytes,
 void sync_file(const FileDescriptor& file, const std::filesystem::path& path);
 void sync_file(const std::filesystem::path& path);
 void sync_folder(const std::filesystem::path& folder);
+/// Cuts a file that is open for writing to its first `bytes` bytes.
+void truncate_file(const FileDescriptor& file, std::uint64_t bytes,
+                   const std::filesystem::path& path);
+/// Renames; a file at `to` is replaced.
+void rename_file(const std::filesystem::path& from, const std::filesystem::path& to);
 /// Renames without replacing: false if `to` exists.
 bool rename_no_replace(const std::filesystem::path& from, const std::filesystem::path& to);
-/// Creates a folder and its parents; IoError on failure.
+/// Creates a folder and its parents, each with its name on the disk; IoError on failure.
 void make_folders(const std::filesystem::path& folder);
+/// Removes a file, or a folder with everything in it; what is not there is removed already.
+void remove_tree(const std::filesystem::path& path);
+/// The same on the way out of an error or where a rest does no harm: what cannot be removed stays.
+void remove_if_possible(const std::filesystem::path& path) noexcept;
 /// Entries of a folder, sorted by name bytes (the same order everywhere).
 std::vector<std::filesystem::path> list_folder(const std::filesystem::path& folder);
 /// Free bytes for an ordinary user on the file system that holds `path` (which may not exist yet).
@@ -85,7 +98,7 @@ class FolderLock {
 };
 
 /// A crash point: if the environment says THRESHER_FAILPOINT=name:count, the count-th call kills
-/// the process with SIGKILL. Compiled out with THRESHER_FAILPOINTS=OFF.
+/// the process with SIGKILL (core/failpoint.h). Compiled out with THRESHER_FAILPOINTS=OFF.
 void failpoint(const char* name);
 
 }  // namespace thresher

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/file_calls.h"
 #include "core/files.h"
 #include "core/json.h"
 #include "core/system_error.h"
@@ -54,8 +55,7 @@ std::string describe_holder(const std::filesystem::path& path) {
 }  // namespace
 
 FolderLock::FolderLock(const std::filesystem::path& folder, std::string_view what)
-    : path_(folder / "lock"),
-      file_(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666)) {
+    : path_(folder / "lock"), file_(file_calls::open_file(path_, O_RDWR | O_CREAT | O_NOFOLLOW)) {
   if (!file_) throw_system_error(path_, "open", errno);
   while (flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EINTR) continue;
@@ -68,13 +68,13 @@ FolderLock::FolderLock(const std::filesystem::path& folder, std::string_view wha
                                            {"start", utc_now()}})
                                  .dump() +
                              "\n";
-  if (ftruncate(file_.get(), 0) != 0) throw_system_error(path_, "truncate", errno);
+  truncate_file(file_, 0, path_);
   write_all(file_, std::as_bytes(std::span(record.data(), record.size())), path_);
 }
 
 FolderLock::~FolderLock() {
   // The file stays: removing it could pull it away under a process that is just locking it.
-  if (file_ && ftruncate(file_.get(), 0) != 0) {
+  if (file_ && file_calls::truncate(file_.get(), 0) != 0) {
     // Nothing is lost: the record is only ever read while the lock is held.
   }
 }

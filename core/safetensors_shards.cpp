@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/inside_folder.h"
 #include "core/json.h"
 
 namespace thresher {
@@ -31,12 +32,14 @@ std::string in_quotes(std::string_view text) { return Json(text.substr(0, 512)).
           : "");
 }
 
-/// Tensor name to file name, both from the file.
-std::map<std::string, std::string> read_index(const std::filesystem::path& path) {
-  const Json index = Json::parse(read_text_file(path, kMaxIndexBytes), path.string());
+}  // namespace
+
+std::map<std::string, std::string> parse_safetensors_index(std::string_view text,
+                                                           std::string_view where) {
+  const Json index = Json::parse(text, where);
   const Json* weight_map = index.is_object() ? index.find("weight_map") : nullptr;
   if (weight_map == nullptr || !weight_map->is_object()) {
-    throw DataError(fmt::format("{}: weight_map is missing", path.string()),
+    throw DataError(fmt::format("{}: weight_map is missing", where),
                     "an object that maps tensor names to file names");
   }
   std::map<std::string, std::string> shard_of;
@@ -44,7 +47,7 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
     if (!shard.is_string() || !is_safe_file_name(shard.as_string()) ||
         !shard.as_string().ends_with(".safetensors")) {
       throw DataError(
-          fmt::format("{}: tensor {} is said to be in {}", path.string(), in_quotes(tensor),
+          fmt::format("{}: tensor {} is said to be in {}", where, in_quotes(tensor),
                       shard.is_string() ? in_quotes(shard.as_string())
                                         : std::string("something else than a file")),
           "the name of a .safetensors file beside the index, without a path");
@@ -53,8 +56,6 @@ std::map<std::string, std::string> read_index(const std::filesystem::path& path)
   }
   return shard_of;
 }
-
-}  // namespace
 
 SafetensorsShards::SafetensorsShards(const std::filesystem::path& folder) {
   if (std::filesystem::exists(folder / kSingleName)) {
@@ -75,7 +76,8 @@ void SafetensorsShards::open_single(const std::filesystem::path& path) {
 }
 
 void SafetensorsShards::open_indexed(const std::filesystem::path& index) {
-  const std::map<std::string, std::string> shard_of = read_index(index);
+  const std::map<std::string, std::string> shard_of =
+      parse_safetensors_index(read_text_file(index, kMaxIndexBytes), index.string());
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : shard_of) shards.insert(shard);
   if (shards.size() > kMaxShards) {
@@ -101,6 +103,7 @@ void SafetensorsShards::open_shard(const std::filesystem::path& index, const std
     throw DataError(fmt::format("{}: shard {} is missing", index.string(), in_quotes(shard)),
                     "all shards beside the index", "the download is not complete");
   }
+  require_inside_folder(path);
   const SafetensorsFile& file = files_.emplace(shard, SafetensorsFile(path)).first->second;
   for (const SafetensorsEntry& entry : file.entries()) {
     const auto placed = shard_of.find(entry.name);

@@ -10,10 +10,15 @@
 
 namespace thresher {
 
+/// Tensor name to file name, as the text of a `model.safetensors.index.json` has them. DataError,
+/// starting with `where`, for what is no such index and for shards that are no plain file names.
+std::map<std::string, std::string> parse_safetensors_index(std::string_view text,
+                                                           std::string_view where);
+
 /// The tensors of a folder as Hugging Face libraries save models: `model.safetensors`, or else the
 /// shards that `model.safetensors.index.json` names in its `weight_map` (tensor name to file name).
 /// Hostile input: besides what SafetensorsFile checks, a shard is a plain file name inside the
-/// folder, at most 1,000 of them; every tensor of the index is in its shard and every tensor of a
+/// folder (core/inside_folder.h), at most 1,000 of them; every tensor of the index is in its shard and every tensor of a
 /// shard in the index. DataError or ConfigError otherwise. Nothing but headers is read here.
 class SafetensorsShards {
  public:

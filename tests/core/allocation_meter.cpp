@@ -8,18 +8,31 @@ namespace {
 
 std::atomic<std::size_t> largest = 0;
 
-}  // namespace
-
-void* operator new(std::size_t size) {
+void* metered(std::size_t size) {
   std::size_t before = largest.load(std::memory_order_relaxed);
   while (size > before && !largest.compare_exchange_weak(before, size, std::memory_order_relaxed)) {
   }
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
+  return std::malloc(size);
 }
 
+}  // namespace
+
+// All of them: those left out would be a sanitizer's own, which knows memory of malloc by another
+// name.
+void* operator new(std::size_t size) {
+  if (void* memory = metered(size)) return memory;
+  throw std::bad_alloc();
+}
+void* operator new[](std::size_t size) { return operator new(size); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return metered(size); }
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return metered(size); }
+
 void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 
 namespace thresher::testing {
 

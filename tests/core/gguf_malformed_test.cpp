@@ -1,13 +1,9 @@
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <limits>
-#include <random>
 
 #include "core/error.h"
 #include "core/gguf.h"
-#include "tests/core/allocation_meter.h"
 #include "tests/core/gguf_builder.h"
 
 namespace thresher {
@@ -15,7 +11,6 @@ namespace {
 
 using testing::GgufBuilder;
 using testing::raw;
-using testing::raw_string;
 using testing::TemporaryFile;
 
 constexpr std::uint64_t kHuge = std::numeric_limits<std::uint64_t>::max();
@@ -151,6 +146,11 @@ TEST(GgufMalformed, Alignment) {
             "at byte 53: general.alignment is of type string");
   EXPECT_EQ(verdict(GgufBuilder().entry("general.alignment", 10, raw<std::uint64_t>(32)).bytes()),
             "at byte 53: general.alignment is of type uint64");
+  EXPECT_EQ(verdict(GgufBuilder().entry("general.alignment", 5, raw<std::int32_t>(13)).bytes()),
+            "at byte 53: general.alignment is of type int32");
+  auto with_data = with_tensor({.name = "t", .dimensions = {1}, .data = "1234"});
+  EXPECT_EQ(verdict(with_data.uint32("general.alignment", 13).bytes()),
+            "at byte 53: general.alignment = 13");
 }
 
 TEST(GgufMalformed, TensorNames) {
@@ -183,6 +183,14 @@ TEST(GgufMalformed, ShapesAndTheirProducts) {
       verdict(with_tensor({.name = "t", .dimensions = {1ULL << 32, 1ULL << 31}, .data = "1234"})
                   .bytes()),
       "at byte 45: tensor 't' has a dimension of 2147483648");
+  const std::uint64_t big = 4 * 0x7FFFFFFFULL;
+  EXPECT_EQ(verdict(with_tensor({.name = "t", .dimensions = {big, big}, .data = "1234"}).bytes()),
+            "at byte 45: tensor 't' has a dimension of 8589934588");
+  const std::uint64_t root = 1ULL << 31;
+  EXPECT_EQ(
+      verdict(
+          with_tensor({.name = "t", .dimensions = {root, root}, .type = 27, .data = "12"}).bytes()),
+      "at byte 53: tensor 't' has 4611686018427387904 blocks of 8 bytes");
 }
 
 TEST(GgufMalformed, ByteCountOverflow) {
@@ -237,6 +245,13 @@ TEST(GgufMalformed, Offsets) {
             "at byte 57: tensor 't' of 4 bytes at 32 of the data goes past the end");
 }
 
+TEST(GgufMalformed, OffsetsOfAnotherAlignmentThanTheFileSays) {
+  GgufBuilder builder;  // packed without padding, as for an alignment of 1
+  builder.tensor({.name = "a", .dimensions = {1}, .data = "1234"});
+  builder.tensor({.name = "b", .dimensions = {1}, .data = "1234", .offset = 4});
+  EXPECT_EQ(verdict(builder.bytes()), "at byte 90: tensor 'b' starts at 4 of the data");
+}
+
 TEST(GgufMalformed, NotEnoughData) {
   EXPECT_EQ(verdict(with_tensor({.name = "t", .dimensions = {2}, .data = "1234567"}).bytes()),
             "at byte 57: tensor 't' of 8 bytes at 0 of the data goes past the end");
@@ -250,106 +265,6 @@ TEST(GgufMalformed, TensorsThatShareBytes) {
   builder.tensor({.name = "a", .dimensions = {16}, .data = std::string(64, '\0')});
   builder.tensor({.name = "b", .dimensions = {1}, .data = "1234", .offset = 32});
   EXPECT_EQ(verdict(builder.bytes()), "at byte 128: tensors 'a' and 'b' share bytes");
-}
-
-/// A file that never touches a disk, so that rewriting it thousands of times is quick.
-class MemoryFile {
- public:
-  MemoryFile() : fd_(memfd_create("gguf", 0)), path_("/proc/self/fd/" + std::to_string(fd_)) {}
-  ~MemoryFile() { close(fd_); }
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-
-  void write(const std::string& bytes) const {
-    ASSERT_EQ(ftruncate(fd_, static_cast<off_t>(bytes.size())), 0);
-    ASSERT_EQ(pwrite(fd_, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  int fd_;
-  std::string path_;
-};
-
-/// A file with every metadata type and every readable block type.
-std::string rich_file() {
-  GgufBuilder builder;
-  builder.string("general.architecture", "llama").uint32("general.alignment", 32);
-  builder.entry("u8", 0, "a")
-      .entry("i16", 3, "ab")
-      .entry("f64", 12, raw(1.0))
-      .entry("yes", 7, "\1");
-  builder.entry("u64", 10, raw<std::uint64_t>(9)).float32("f32", 2.0F);
-  builder.strings("tokens", {"a", "b", "ab", "", "\xC4\xA0the"})
-      .array("types", 5, 3, std::string(12, '\1'));
-  builder.array("scores", 6, 2, raw(1.0F) + raw(2.0F)).array("flags", 7, 2, std::string("\0\1", 2));
-  builder.float32_tensor("f32", {2, 3}, {1, 2, 3, 4, 5, 6});
-  builder.tensor({.name = "f16", .dimensions = {4}, .type = 1, .data = "abcdefgh"});
-  builder.tensor({.name = "bf16", .dimensions = {3}, .type = 30, .data = "abcdef"});
-  builder.tensor({.name = "q4_1", .dimensions = {32, 2}, .type = 3, .data = std::string(40, 'q')});
-  builder.tensor({.name = "q8_0", .dimensions = {64}, .type = 8, .data = std::string(68, 'r')});
-  return builder.bytes();
-}
-
-std::string mutate(std::string bytes, std::mt19937_64& random) {
-  constexpr std::uint64_t kEdges[] = {0,          1,          2,          31,       32,
-                                      0x7F,       0xFF,       65535,      1U << 31, 0xFFFFFFFF,
-                                      1ULL << 32, 1ULL << 62, 1ULL << 63, kHuge};
-  const auto below = [&](std::uint64_t limit) { return random() % limit; };
-  for (std::uint64_t edits = 1 + below(4); edits > 0 && !bytes.empty(); --edits) {
-    const std::uint64_t at = below(bytes.size());
-    switch (below(6)) {
-      case 0:
-        bytes[at] = static_cast<char>(bytes[at] ^ (1 << below(8)));
-        break;
-      case 1:
-        bytes[at] = static_cast<char>(below(256));
-        break;
-      case 2: {
-        const std::string edge =
-            raw(kEdges[below(std::size(kEdges))]).substr(0, below(2) == 0 ? 4 : 8);
-        bytes.replace(at, std::min(edge.size(), bytes.size() - at), edge);
-        break;
-      }
-      case 3:
-        bytes.resize(at);
-        break;
-      case 4:
-        bytes.insert(at, bytes.substr(below(bytes.size()), below(64)));
-        break;
-      default:
-        bytes.erase(at, below(32));
-    }
-  }
-  return bytes;
-}
-
-TEST(GgufMutations, TwentyThousandDamagedFilesAreReadOrRefusedWithoutLargeAllocations) {
-  const std::string good = rich_file();
-  ASSERT_EQ(verdict(good), "accepted");
-  const MemoryFile file;
-  std::mt19937_64 random(20'240'611);
-  int accepted = 0;
-  // A hostile length must be refused before it becomes an allocation.
-  testing::reset_largest_allocation();
-  for (int i = 0; i < 20'000; ++i) {
-    file.write(mutate(good, random));
-    try {
-      const GgufFile gguf(file.path());
-      for (const auto& tensor : gguf.tensors()) {
-        if (tensor.type == 0 || tensor.type == 1 || tensor.type == 3 || tensor.type == 8 ||
-            tensor.type == 30) {
-          ASSERT_EQ(gguf.read_float32(tensor).size(), tensor.elements);
-        }
-      }
-      ++accepted;
-    } catch (const DataError&) {
-    }
-  }
-  // Most edits hit tensor data or names and are harmless; the rest must be noticed.
-  EXPECT_GT(accepted, 1'000);
-  EXPECT_LT(accepted, 15'000);
-  EXPECT_LE(testing::largest_allocation(), 64U << 20);
 }
 
 }  // namespace

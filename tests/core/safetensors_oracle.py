@@ -1,5 +1,8 @@
-"""The Python package safetensors as oracle: files go both ways, and damaged files are judged by both readers."""
+"""The Python package safetensors as oracle: files go both ways, and damaged files are judged by both readers.
 
+  safetensors_oracle.py [--files N]        damaged files; default 4,000, the long tier takes 100,000"""
+
+import argparse
 import hashlib
 import json
 import os
@@ -143,7 +146,7 @@ def check_damaged_files(folder, count):
     seed = len(header).to_bytes(8, "little") + header + bytes(26)
     generator = random.Random(11)
     verdicts = {}
-    files = [(f"{i:05d}", mutated(seed, generator) if i else seed) for i in range(count)]
+    files = [(f"{i:06d}", mutated(seed, generator) if i else seed) for i in range(count)]
     files += odd_files()
     for name, data in files:
         (folder / name).write_bytes(data)
@@ -169,11 +172,14 @@ def check_damaged_files(folder, count):
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--files", type=int, default=4000)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="thresher-safetensors-") as name:
         folder = Path(name)
         check_python_to_cpp(folder)
         check_cpp_to_python(folder)
-        check_damaged_files(folder / "damaged", 4000)
+        check_damaged_files(folder / "damaged", options.files)
     print("safetensors oracle:", "FAILED" if failures else "passed")
     return 1 if failures else 0
 

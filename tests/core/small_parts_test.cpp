@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <functional>
 #include <limits>
 
 #include "core/byte_reader.h"
@@ -181,6 +182,46 @@ TEST(StopSignalTest, TheFirstSignalSetsAFlagTheSecondEndsTheProcess) {
     ASSERT_TRUE(WIFSIGNALED(status)) << "exit " << WEXITSTATUS(status);
     EXPECT_EQ(WTERMSIG(status), signal);
   }
+}
+
+/// Runs `work` in a child process, which has its own age and flags.
+std::string in_child(const std::function<std::string()>& work) {
+  int ends[2];
+  EXPECT_EQ(pipe(ends), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    const std::string text = work();
+    [[maybe_unused]] const ssize_t written = write(ends[1], text.data(), text.size());
+    _exit(0);
+  }
+  close(ends[1]);
+  std::string text(4096, '\0');
+  const ssize_t n = read(ends[0], text.data(), text.size());
+  close(ends[0]);
+  waitpid(child, nullptr, 0);
+  text.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+  return text;
+}
+
+TEST(StopSignalTest, SaysWhatStoppedTheProcess) {
+  EXPECT_EQ(in_child([] {
+              install_stop_signals();
+              if (seconds_since_stop_signal()) return std::string("too early");
+              raise(SIGUSR1);
+              return stop_reason() + (seconds_since_stop_signal() ? "" : ", but when?");
+            }),
+            "a signal (SIGUSR1)");
+  EXPECT_EQ(in_child([] { return stop_reason(); }), "another rank");
+}
+
+TEST(StopSignalTest, ALimitOfTimeStopsAsASignalDoes) {
+  EXPECT_EQ(in_child([] {
+              stop_after(3600 * 1e5);
+              if (stop_requested()) return std::string("too early");
+              stop_after(0);
+              return stop_requested() ? stop_reason() : std::string("not at all");
+            }),
+            "the limit of 0 minutes");
 }
 
 }  // namespace
