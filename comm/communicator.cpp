@@ -9,6 +9,8 @@
 #include <bit>
 #include <cstring>
 
+#include "comm/fault.h"
+#include "comm/flight_recorder.h"
 #include "core/error.h"
 #include "core/progress.h"
 
@@ -89,10 +91,12 @@ void Communicator::fail_timeout(int peer, double waited_seconds) {
   std::vector<int> missing = missing_ranks();
   const bool is_known = !missing.empty();
   if (!is_known) missing = {peer};
-  throw CommError(fmt::format("{} waited {:.1f} s in {}; {} {} {}", identity(), waited_seconds,
+  const std::string seen = witness_ ? witness_(missing.front()) : std::string();
+  throw CommError(fmt::format("{} waited {:.1f} s in {}; {} {} {}{}", identity(), waited_seconds,
                               describe(call_.operation, call_.sequence, call_.what, call_.bytes),
                               missing.size() == 1 ? "rank" : "ranks", fmt::join(missing, ", "),
-                              is_known ? "did not arrive" : "did not answer"),
+                              is_known ? "did not arrive" : "did not answer",
+                              seen.empty() ? seen : ": " + seen),
                   "every rank in the same call within comm.timeout_seconds",
                   "look for that rank's last message; it may have crashed, hung or be swapping");
 }
@@ -104,14 +108,25 @@ bool Communicator::begin(std::string_view operation, std::string_view what, std:
                                 operation, what, call_.operation, call_.sequence, call_.what));
   }
   call_ = {std::string(operation), sequence_++, std::string(what), bytes};
-  if (world_size() == 1) return false;
+  inject_fault(rank(), call_.sequence, call_.what);
+  if (recorder_ != nullptr) recorder_->begin(operation, call_.sequence, call_.what, bytes);
+  if (world_size() == 1) {
+    if (recorder_ != nullptr) recorder_->end();
+    return false;
+  }
+  begun_at_ = std::chrono::steady_clock::now();
   is_unusable_ = true;
   enter(call_);
   handshake(argument);
   return true;
 }
 
-void Communicator::end() { is_unusable_ = false; }
+void Communicator::end() {
+  is_unusable_ = false;
+  seconds_in_calls_ +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_at_).count();
+  if (recorder_ != nullptr) recorder_->end();
+}
 
 /// Nobody leaves before everybody has arrived, and all are in the same call. Powers of two: along
 /// the edges of the hypercube. Otherwise: through rank 0.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -14,6 +15,8 @@
 #include "core/device.h"
 
 namespace thresher::comm {
+
+class FlightRecorder;
 
 /// Values in the memory of a device, and the stream in whose order they are read and written: a
 /// cudaStream_t on CUDA, ignored on the CPU, where `data` is host memory.
@@ -68,6 +71,12 @@ class Communicator {
   /// Waits for everything enqueued in `stream`; nothing to do on the CPU. CommError if a sum of
   /// NCCL's failed or the wait is longer than the deadline.
   void wait_for_device(Device device, void* stream, std::string_view what);
+  /// Calls are noted in `recorder` from here on, which outlives its use; nullptr: no longer.
+  void use_recorder(FlightRecorder* recorder) { recorder_ = recorder; }
+  /// Says what is known of a rank that did not arrive, for the error's line; empty: nothing.
+  void use_witness(std::function<std::string(int rank)> witness) { witness_ = std::move(witness); }
+  /// Time spent inside calls so far, waiting for others included.
+  double seconds_in_calls() const { return seconds_in_calls_; }
   /// From here on sums in CUDA memory are made by `collectives`.
   void use_collectives(std::unique_ptr<DeviceCollectives> collectives);
   /// "rank 2 of 8 (host n1, pid 4711)"
@@ -126,6 +135,10 @@ class Communicator {
 
   Call call_;
   std::uint64_t sequence_ = 0;
+  FlightRecorder* recorder_ = nullptr;
+  std::function<std::string(int)> witness_;
+  std::chrono::steady_clock::time_point begun_at_;
+  double seconds_in_calls_ = 0;
   bool is_unusable_ = false;                        // a call was left by an error
   std::unique_ptr<DeviceCollectives> collectives_;  // none: through host memory
 };

@@ -7,6 +7,7 @@
 #include <exception>
 
 #include "comm/communicator.h"
+#include "comm/mpi_version.h"
 #include "core/error.h"
 
 namespace thresher::comm {
@@ -58,6 +59,15 @@ std::string mpi_library_version() {
   if (MPI_Get_library_version(text, &length) != MPI_SUCCESS) return "unknown";
   const std::string whole(text, static_cast<std::size_t>(length));
   return whole.substr(0, whole.find_first_of(",\n"));
+}
+
+std::string mpi_compiled_version() {
+#ifdef OMPI_MAJOR_VERSION
+  return fmt::format("Open MPI v{}.{}.{}", OMPI_MAJOR_VERSION, OMPI_MINOR_VERSION,
+                     OMPI_RELEASE_VERSION);
+#else
+  return fmt::format("an MPI of standard {}.{}", MPI_VERSION, MPI_SUBVERSION);
+#endif
 }
 
 }  // namespace thresher::comm
