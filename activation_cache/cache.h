@@ -27,6 +27,7 @@ struct CacheConfig {
   bool drop_special_tokens = true;
   double drop_norm_above =
       10;  // times the median norm of non-first positions of unit 0; 0 turns it off
+  double stall_seconds = 600;  // of one rank among several
   void declare(FieldVisitor& fields);
 };
 

@@ -42,6 +42,15 @@ void CacheConfig::declare(FieldVisitor& fields) {
                         "activations, which know no positions and no special tokens either.",
                 .min = 0,
                 .max = 1e9});
+  fields.field(
+      "stall_seconds", stall_seconds,
+      {.help = "A harvest over several ranks ends with exit code 70 when one of them, though "
+               "alive, has computed nothing for so long: a hanging device or storage. Raise "
+               "it where one pass of the host takes minutes.",
+       .unit = "seconds",
+       .min = 0,
+       .max = 1e6,
+       .min_is_exclusive = true});
 }
 
 }  // namespace thresher::activation_cache

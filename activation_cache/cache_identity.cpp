@@ -7,6 +7,7 @@
 #include "activation_cache/cache_format.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/hash.h"
 #include "core/version.h"
 
 namespace thresher::activation_cache {
@@ -20,6 +21,7 @@ constexpr std::int64_t kMaxContexts = (std::int64_t{1} << 31) - 1;  // numbers a
 constexpr std::int64_t kMaxUnitTokens = std::int64_t{1} << 31;
 constexpr std::size_t kMaxHookPoints = 4096;
 constexpr std::uint64_t kMaxIdentityBytes = 64ULL << 20;
+constexpr const char* kChecksumKey = "sha256";  // of the rest, as one line of JSON
 
 std::int64_t ranged(const Json& json, std::string_view key, std::int64_t low, std::int64_t high,
                     std::string_view where) {
@@ -162,7 +164,18 @@ Json read_cache_identity(const std::filesystem::path& dir) {
                       fmt::format("a folder with {}", kIdentityFile),
                       "make one with `thresher harvest`, or correct cache.dir");
   }
-  return Json::parse(read_text_file(path, kMaxIdentityBytes), path.string());
+  const Json json = Json::parse(read_text_file(path, kMaxIdentityBytes), path.string());
+  const Json* checksum = json.is_object() ? json.find(kChecksumKey) : nullptr;
+  if (checksum == nullptr) return json;  // older caches have none
+  Json identity = Json::object();
+  for (const auto& [key, value] : json.as_object()) {
+    if (key != kChecksumKey) identity[key] = value;
+  }
+  if (!checksum->is_string() || sha256_hex(identity.dump()) != checksum->as_string()) {
+    throw DataError(fmt::format("{}: the content does not match its own checksum", path.string()),
+                    "", "the file is damaged: restore it, or harvest into another folder");
+  }
+  return identity;
 }
 
 std::vector<double> read_norm_limits(const Json& identity) {
@@ -178,7 +191,9 @@ CacheIdentity read_identity(const std::filesystem::path& dir) {
 }
 
 void write_identity(const std::filesystem::path& dir, const CacheIdentity& identity) {
-  write_file_atomically(dir / kIdentityFile, identity.to_json().dump(2) + "\n");
+  Json json = identity.to_json();
+  json[kChecksumKey] = sha256_hex(json.dump());
+  write_file_atomically(dir / kIdentityFile, json.dump(2) + "\n");
 }
 
 void check_same_identity(const std::filesystem::path& dir, const Json& found,

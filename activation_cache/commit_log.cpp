@@ -1,11 +1,9 @@
 #include "activation_cache/commit_log.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <ctime>
 #include <optional>
@@ -125,16 +123,11 @@ CommittedUnits read_committed_units(const std::filesystem::path& dir,
 }
 
 CommitLog::CommitLog(const std::filesystem::path& dir, int rank)
-    : path_(dir / kCommitFolder / commit_log_name(rank)), rank_(rank) {
-  const bool is_new = !std::filesystem::exists(path_);
-  file_ = FileDescriptor(
-      ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644));
-  if (!file_) {
-    throw IoError(fmt::format("{}: cannot open for appending: {}", path_.string(),
-                              std::generic_category().message(errno)));
-  }
-  if (is_new) sync_folder(dir / kCommitFolder);
-  end_ = thresher::file_size(path_);
+    : path_(dir / kCommitFolder / commit_log_name(rank)),
+      file_(open_for_appending(path_)),
+      rank_(rank),
+      end_(thresher::file_size(path_)) {
+  sync_folder(dir / kCommitFolder);
 }
 
 LoggedUnit CommitLog::append(const UnitRecord& record, const CacheIdentity& identity) {

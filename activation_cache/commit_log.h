@@ -50,8 +50,8 @@ class CommitLog {
 
  private:
   std::filesystem::path path_;
-  int rank_;
   FileDescriptor file_;
+  int rank_;
   std::uint64_t end_ = 0;
 };
 

@@ -2,17 +2,22 @@
 
 #include <fmt/format.h>
 
+#include <mutex>
+
 #include "activation_cache/cache.h"
+#include "activation_cache/hdf5_version.h"
 #include "core/error.h"
 
 namespace thresher::activation_cache {
 
 namespace {
 
-std::recursive_mutex& library_mutex() {
-  static std::recursive_mutex mutex;
+std::mutex& library_mutex() {
+  static std::mutex mutex;
   return mutex;
 }
+// A recursive mutex would not know its owner again in a forked child.
+thread_local int scopes_of_this_thread = 0;
 
 // The innermost description says what the system or the decoder objected to.
 herr_t keep_first_description(unsigned, const H5E_error2_t* error, void* text) {
@@ -23,10 +28,15 @@ herr_t keep_first_description(unsigned, const H5E_error2_t* error, void* text) {
 
 }  // namespace
 
-Hdf5Scope::Hdf5Scope() : lock_(library_mutex()) {
+Hdf5Scope::Hdf5Scope() {
+  if (scopes_of_this_thread++ == 0) library_mutex().lock();
   H5open();
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   H5PLset_loading_state(0);
+}
+
+Hdf5Scope::~Hdf5Scope() {
+  if (--scopes_of_this_thread == 0) library_mutex().unlock();
 }
 
 void throw_hdf5_error(Hdf5Task task, const std::string& path, std::string_view what) {
@@ -50,6 +60,10 @@ std::string hdf5_version() {
   unsigned major = 0, minor = 0, release = 0;
   if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
   return fmt::format("{}.{}.{}", major, minor, release);
+}
+
+std::string hdf5_compiled_version() {
+  return fmt::format("{}.{}.{}", H5_VERS_MAJOR, H5_VERS_MINOR, H5_VERS_RELEASE);
 }
 
 }  // namespace thresher::activation_cache

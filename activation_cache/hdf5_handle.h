@@ -2,7 +2,6 @@
 
 #include <hdf5.h>
 
-#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -13,9 +12,9 @@ namespace thresher::activation_cache {
 class Hdf5Scope {
  public:
   Hdf5Scope();
-
- private:
-  std::lock_guard<std::recursive_mutex> lock_;
+  ~Hdf5Scope();
+  Hdf5Scope(const Hdf5Scope&) = delete;
+  Hdf5Scope& operator=(const Hdf5Scope&) = delete;
 };
 
 /// Reports the library's error stack: IoError when it was writing or the system refused, DataError

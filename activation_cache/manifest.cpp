@@ -41,17 +41,21 @@ std::string identity_sha256(const CacheIdentity& identity) {
 
 // A flipped bit in a number would otherwise pass as another number.
 void check_own_checksum(const Json& json, const std::string& where) {
-  Json rest = Json::object();
-  for (const auto& [key, value] : json.as_object("manifest")) {
-    if (key != kChecksumKey) rest[key] = value;
-  }
-  if (sha256_hex(rest.dump()) != json.at(kChecksumKey).as_string(kChecksumKey)) {
+  if (manifest_sha256(json) != json.at(kChecksumKey).as_string(kChecksumKey)) {
     throw DataError(fmt::format("{}: the manifest does not match its own checksum", where), "",
                     "delete it and run the harvest again: it is rebuilt from the commit logs");
   }
 }
 
 }  // namespace
+
+std::string manifest_sha256(const Json& json) {
+  Json rest = Json::object();
+  for (const auto& [key, value] : json.as_object("manifest")) {
+    if (key != kChecksumKey) rest.append_member(key, value);
+  }
+  return sha256_hex(rest.dump());
+}
 
 bool is_cache_complete(const std::filesystem::path& dir) {
   return std::filesystem::exists(dir / kManifestFile);
@@ -105,7 +109,12 @@ Manifest read_manifest(const std::filesystem::path& dir, const CacheIdentity& id
                     fmt::format("{}, which is written when every unit is there", kManifestFile),
                     "run the harvest again: it continues where it stopped");
   }
-  const Json json = Json::parse(read_text_file(path, kMaxManifestBytes), where);
+  return parse_manifest(read_text_file(path, kMaxManifestBytes), where, identity);
+}
+
+Manifest parse_manifest(std::string_view text, const std::string& where,
+                        const CacheIdentity& identity) {
+  const Json json = Json::parse(text, where);
   check_own_checksum(json, where);
   if (json.at("identity_sha256").as_string() != identity_sha256(identity)) {
     throw DataError(fmt::format("{}: this manifest belongs to another {}", where, kIdentityFile));

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "activation_cache/activation_source.h"
@@ -24,6 +26,12 @@ struct Manifest {
 /// must be there.
 void write_manifest(const std::filesystem::path& dir, const CacheIdentity& identity,
                     const CommittedUnits& committed);
+/// The manifest in the text of a MANIFEST.json; `where` starts each message. DataError if it is
+/// damaged or belongs to another cache.json.
+Manifest parse_manifest(std::string_view text, const std::string& where,
+                        const CacheIdentity& identity);
+/// The checksum that the manifest `json` carries, over everything else in it.
+std::string manifest_sha256(const Json& json);
 /// DataError if there is none, if it is damaged, or if it belongs to another cache.json.
 Manifest read_manifest(const std::filesystem::path& dir, const CacheIdentity& identity);
 

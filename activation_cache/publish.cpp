@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <system_error>
-
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
@@ -17,10 +15,7 @@ namespace {
 class TemporaryFile {
  public:
   explicit TemporaryFile(std::filesystem::path path) : path_(std::move(path)) {}
-  ~TemporaryFile() {
-    std::error_code ignored;  // renamed away, or deleted at the next start
-    std::filesystem::remove(path_, ignored);
-  }
+  ~TemporaryFile() { remove_if_possible(path_); }  // renamed away, or deleted at the next start
   TemporaryFile(const TemporaryFile&) = delete;
   const std::filesystem::path& path() const { return path_; }
 

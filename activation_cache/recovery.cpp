@@ -6,17 +6,12 @@
 #include "activation_cache/publish.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/inside_folder.h"
 #include "core/log.h"
 
 namespace thresher::activation_cache {
 
 namespace {
-
-void remove_file(const std::filesystem::path& path) {
-  std::error_code error;
-  std::filesystem::remove_all(path, error);
-  if (error) throw IoError(fmt::format("{}: cannot delete: {}", path.string(), error.message()));
-}
 
 void cut_torn_tails(const std::filesystem::path& dir, const CacheIdentity& identity) {
   for (const std::filesystem::path& log : list_commit_logs(dir)) {
@@ -24,10 +19,9 @@ void cut_torn_tails(const std::filesystem::path& dir, const CacheIdentity& ident
     if (content.sound_bytes == content.file_bytes) continue;
     log_warning(fmt::format("{}: cutting {} bytes of an unfinished record", log.string(),
                             content.file_bytes - content.sound_bytes));
-    std::error_code error;
-    std::filesystem::resize_file(log, content.sound_bytes, error);
-    if (error) throw IoError(fmt::format("{}: cannot cut: {}", log.string(), error.message()));
-    sync_file(log);
+    const FileDescriptor file = open_for_overwriting(log);
+    truncate_file(file, content.sound_bytes, log);
+    sync_file(file, log);
   }
 }
 
@@ -44,7 +38,7 @@ void drop_lost_units(const std::filesystem::path& dir, CommittedUnits& committed
         missing ? std::string("is missing") : fmt::format("has {} bytes", bytes);
     log_warning(fmt::format("{}: the shard {}, {} are recorded; it is harvested again",
                             shard.string(), found, unit->second.record.bytes));
-    if (!missing) remove_file(shard);
+    if (!missing) remove_tree(shard);
     unit = committed.erase(unit);
   }
 }
@@ -61,6 +55,8 @@ void adopt_unrecorded_shards(const std::filesystem::path& dir, const CacheIdenti
     }
     if (committed.contains(unit)) continue;
     try {
+      require_inside_folder(shard);
+      examine_shard(shard, identity, unit);
       const UnitRecord record = describe_shard(shard, identity, unit);
       sync_file(shard);
       sync_folder(dir / kShardFolder);
@@ -69,7 +65,7 @@ void adopt_unrecorded_shards(const std::filesystem::path& dir, const CacheIdenti
       failpoint(failpoints::kShardAdopted);
     } catch (const DataError& error) {
       log_warning(fmt::format("{}; it is harvested again", error.first_line()));
-      remove_file(shard);
+      remove_tree(shard);
     }
   }
 }
@@ -82,7 +78,7 @@ RecoveredCache recover_cache(const std::filesystem::path& dir, const CacheIdenti
   }
   sync_folder(dir);
   for (const std::filesystem::path& entry : list_folder(dir / kTemporaryFolder)) {
-    remove_file(dir / kTemporaryFolder / entry.filename());
+    remove_tree(dir / kTemporaryFolder / entry.filename());
   }
   failpoint(failpoints::kTemporaryDeleted);
   cut_torn_tails(dir, identity);

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
+#include "core/limited_child.h"
 
 namespace thresher::activation_cache {
 
@@ -68,12 +69,7 @@ Layout read_layout(const std::filesystem::path& path, const CacheIdentity& ident
     layout.checksums.push_back(std::move(checksums));
   }
   record.rows = rows.value_or(0);
-  const std::int64_t n_dropped = record.dropped.total();
-  if (record.rows + n_dropped != range.n_contexts * identity.context_tokens) {
-    throw DataError(
-        fmt::format("{}: {} rows and {} dropped positions", path.string(), record.rows, n_dropped),
-        fmt::format("{} in all", range.n_contexts * identity.context_tokens));
-  }
+  record.require_positions(range.n_contexts * identity.context_tokens, path.string());
   return layout;
 }
 
@@ -84,6 +80,12 @@ double row_norm(std::span<const float> row) {
 }
 
 }  // namespace
+
+void examine_shard(const std::filesystem::path& path, const CacheIdentity& identity,
+                   std::int64_t unit) {
+  const Hdf5Scope scope;
+  rehearse_in_child(path.string(), [&] { read_layout(path, identity, unit); });
+}
 
 UnitRecord describe_shard(const std::filesystem::path& path, const CacheIdentity& identity,
                           std::int64_t unit) {

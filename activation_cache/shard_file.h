@@ -33,4 +33,9 @@ void write_shard(const std::filesystem::path& path, const CacheIdentity& identit
 UnitRecord describe_shard(const std::filesystem::path& path, const CacheIdentity& identity,
                           std::int64_t unit);
 
+/// The same layout check in a child process (core/limited_child.h), for a file that somebody else
+/// may have put there. Nothing is returned; describe_shard comes next.
+void examine_shard(const std::filesystem::path& path, const CacheIdentity& identity,
+                   std::int64_t unit);
+
 }  // namespace thresher::activation_cache

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/inside_folder.h"
 
 namespace thresher::activation_cache {
 
@@ -21,6 +22,7 @@ ShardReader::ShardReader(std::filesystem::path dir, const CacheIdentity& identit
       specs_(shard_datasets(identity)),
       units_(std::move(units)) {
   for (const UnitRecord& unit : units_) {
+    require_inside_folder(path(unit.unit));
     const std::uint64_t bytes = thresher::file_size(path(unit.unit));
     if (bytes != unit.bytes) {
       throw DataError(fmt::format("{}: the shard has {} bytes", path(unit.unit).string(), bytes),

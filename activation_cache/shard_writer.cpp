@@ -1,4 +1,3 @@
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <hdf5.h>
 #include <unistd.h>
@@ -12,8 +11,10 @@
 #include "activation_cache/shard_file.h"
 #include "activation_cache/shard_layout.h"
 #include "core/error.h"
+#include "core/file_calls.h"
 #include "core/files.h"
 #include "core/hash.h"
+#include "core/system_error.h"
 
 namespace thresher::activation_cache {
 
@@ -198,15 +199,12 @@ void write_shard(const std::filesystem::path& path, const CacheIdentity& identit
     n_rows.push_back(spec.is_per_context ? range.n_contexts
                                          : static_cast<std::int64_t>(content.rows.size()));
   }
-  const std::vector<PlacedDataset> places =
-      lay_out(path.string(), identity, specs, n_rows, content);
+  std::vector<PlacedDataset> places;
+  const auto write = [&] { places = lay_out(path.string(), identity, specs, n_rows, content); };
+  if (file_calls::write_by_library(path, write) != 0) throw_system_error(path, "create", errno);
   failpoint(failpoints::kShardCreated);
 
-  const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (!file) {
-    throw IoError(fmt::format("{}: cannot open for writing: {}", path.string(),
-                              std::generic_category().message(errno)));
-  }
+  const FileDescriptor file = open_for_overwriting(path);
   const std::vector<RowSource> sources = row_sources(identity, specs, content);
   std::vector<std::byte> block;
   for (std::size_t i = 0; i < specs.size(); ++i) {

@@ -104,6 +104,20 @@ bool is_sha256(std::string_view text) {
 
 }  // namespace
 
+void UnitRecord::require_positions(std::int64_t positions, std::string_view where) const {
+  std::int64_t left = positions;
+  bool fits = true;
+  for (const std::int64_t part :
+       {rows, dropped.first, dropped.special, dropped.norm, dropped.held_out}) {
+    fits = fits && part >= 0 && part <= left;  // one by one: a sum of hostile numbers overflows
+    if (fits) left -= part;
+  }
+  if (fits && left == 0) return;
+  throw DataError(fmt::format("{}: unit {} has {} rows and dropped {}", where, unit, rows,
+                              dropped.to_json().dump()),
+                  fmt::format("{} positions in all", positions));
+}
+
 UnitRecord UnitRecord::from_json(const Json& json, const CacheIdentity& identity,
                                  std::string_view where) {
   UnitRecord record;
@@ -113,7 +127,7 @@ UnitRecord UnitRecord::from_json(const Json& json, const CacheIdentity& identity
   }
   if (json.at("file").as_string("file") != shard_file_name(record.unit)) {
     throw DataError(
-        fmt::format("{}: unit {} in file \"{}\"", where, record.unit, json.at("file").as_string()),
+        fmt::format("{}: unit {} in file {}", where, record.unit, json.at("file").dump()),
         shard_file_name(record.unit));
   }
   const UnitRange range = identity.unit_range(record.unit);
@@ -121,11 +135,11 @@ UnitRecord UnitRecord::from_json(const Json& json, const CacheIdentity& identity
   record.rows = json.at("rows").as_int("rows");
   record.sha256 = json.at("sha256").as_string("sha256");
   record.dropped = DropCounts::from_json(json.at("dropped"));
-  if (record.rows < 0 || record.rows > range.n_contexts * identity.context_tokens ||
-      !is_sha256(record.sha256)) {
-    throw DataError(fmt::format("{}: unit {} has {} rows and SHA-256 \"{}\"", where, record.unit,
-                                record.rows, record.sha256));
+  if (!is_sha256(record.sha256)) {
+    throw DataError(
+        fmt::format("{}: unit {} has SHA-256 {}", where, record.unit, json.at("sha256").dump()));
   }
+  record.require_positions(range.n_contexts * identity.context_tokens, where);
   const Json& places = json.at("datasets");
   for (const DatasetSpec& spec : shard_datasets(identity)) {
     record.datasets.push_back(read_place(places.at(spec.name), spec,

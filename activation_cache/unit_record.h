@@ -19,7 +19,6 @@ struct DropCounts {
   /// Kept for evaluation. Text is split before it is cut into units, so only own activations have
   /// any; written where it is not 0.
   std::int64_t held_out = 0;
-  std::int64_t total() const { return first + special + norm + held_out; }
   DropCounts& operator+=(const DropCounts& other);
   bool operator==(const DropCounts&) const = default;
   Json to_json() const;
@@ -50,6 +49,9 @@ struct UnitRecord {
 
   /// `moments` are written if there are any.
   Json to_json(const CacheIdentity& identity) const;
+  /// DataError, starting with `where`, unless the rows and the dropped positions are counts that
+  /// make up the unit's positions.
+  void require_positions(std::int64_t positions, std::string_view where) const;
   /// DataError, starting with `where`, unless the record fits the identity and its file's size.
   static UnitRecord from_json(const Json& json, const CacheIdentity& identity,
                               std::string_view where);

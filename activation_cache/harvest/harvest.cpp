@@ -21,6 +21,7 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "core/stop_signal.h"
 
 namespace thresher::activation_cache {
 
@@ -157,7 +158,7 @@ struct MadeUnits {
 
 /// Deals the units to the ranks like cards and shows how far all of them are.
 MadeUnits make_units(const CacheIdentity& identity, const std::vector<std::int64_t>& todo,
-                     comm::Communicator& comm, const UnitMaker& make) {
+                     comm::Communicator& comm, double stall_seconds, const UnitMaker& make) {
   std::vector<std::int64_t> own;
   for (std::size_t i = comm.rank(); i < todo.size(); i += comm.world_size()) own.push_back(todo[i]);
   const std::int64_t all_tokens = identity.n_contexts * identity.context_tokens;
@@ -173,7 +174,7 @@ MadeUnits make_units(const CacheIdentity& identity, const std::vector<std::int64
       [&](Pulse& pulse) {
         if (!own.empty()) make(own, pulse, [&] { show(pulse); });
       },
-      show);
+      show, stall_seconds);
   if (!made.was_stopped) progress.finish();
   return made;
 }
@@ -203,9 +204,10 @@ Closing close_folder(const std::filesystem::path& dir) {
 /// What a cache will be, but for the norm limits.
 using PlanCache = std::function<CacheIdentity()>;
 
-HarvestResult harvest_units(const std::filesystem::path& dir, const PlanCache& plan,
+HarvestResult harvest_units(const CacheConfig& config, const PlanCache& plan,
                             const UnitWorker::MakeSource& make_source, comm::Communicator& comm) {
   const auto begin = std::chrono::steady_clock::now();
+  const std::filesystem::path dir = config.dir;
   CacheIdentity identity;
   std::optional<FolderLock> lock;
   Opening opening;
@@ -223,7 +225,7 @@ HarvestResult harvest_units(const std::filesystem::path& dir, const PlanCache& p
   identity.norm_limits = opening.norm_limits;
 
   const auto [tokens, was_stopped] = make_units(
-      identity, opening.todo, comm,
+      identity, opening.todo, comm, config.stall_seconds,
       [&](const std::vector<std::int64_t>& units, Pulse& pulse,
           const std::function<void()>& after_pass) {
         UnitWorker worker(dir, identity, opening.are_limits_known, make_source, comm.rank());
@@ -241,8 +243,8 @@ HarvestResult harvest_units(const std::filesystem::path& dir, const PlanCache& p
   const std::int64_t committed = closed.at("committed").as_int();
   if (committed < identity.n_units()) {
     THRESHER_CHECK(was_stopped, "units are left only when a stop was asked for");
-    throw StoppedBySignal(fmt::format("{}: harvest stopped by a signal with {} of {} units saved",
-                                      dir.string(), committed, identity.n_units()),
+    throw StoppedBySignal(fmt::format("{}: harvest stopped by {} with {} of {} units saved",
+                                      dir.string(), stop_reason(), committed, identity.n_units()),
                           "", "run the same command again to continue");
   }
   result.rows = closed.at("rows").as_int();
@@ -256,7 +258,7 @@ HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& c
                       const Json& corpus_identity, const corpus::Tokenizer& tokenizer,
                       host_model::HostModel& model, comm::Communicator& comm, std::uint64_t seed) {
   return harvest_units(
-      config.dir,
+      config,
       [&] {
         CacheIdentity identity = plan_cache(config, contexts, model);
         identity.tokenizer_fingerprint = tokenizer.fingerprint();
@@ -273,7 +275,7 @@ HarvestResult harvest(const CacheConfig& config, const corpus::PackedContexts& c
 HarvestResult harvest_own(const CacheConfig& config, const OwnActivations& rows,
                           const Json& rows_identity, comm::Communicator& comm, std::uint64_t seed) {
   return harvest_units(
-      config.dir,
+      config,
       [&] {
         CacheIdentity identity = plan_own_cache(config, rows, rows_identity);
         identity.seed = seed;

@@ -18,17 +18,20 @@ namespace thresher::activation_cache {
 /// Keeps ranks in touch while each works on its own list, for as long as it takes: a thread of its
 /// own meets the other ranks several times a second, so nobody runs into a deadline only because
 /// another rank is still at work. It carries progress, stop requests, failures and one announcement
-/// of rank 0.
+/// of rank 0. Its own deadline is for ranks that beat and yet stand still: one that has said it
+/// is at work (begin_work) and adds no tokens for `stall_seconds` ends the job with CommError.
 ///
 /// From construction to the end of `finish` the communicator belongs to the pulse. With one rank
 /// there is no thread.
 class Pulse {
  public:
-  explicit Pulse(comm::Communicator& comm);
+  /// `stall_seconds` 0: work may stand still for as long as it likes.
+  explicit Pulse(comm::Communicator& comm, double stall_seconds = 0);
   ~Pulse();
   Pulse(const Pulse&) = delete;
 
-  void add_tokens(std::int64_t tokens) { own_tokens_ += tokens; }
+  void begin_work();
+  void add_tokens(std::int64_t tokens);
   /// Of all ranks, as last heard.
   std::int64_t tokens_of_all() const;
   /// Asks every rank to leave its work, as a failure does too.
@@ -39,7 +42,7 @@ class Pulse {
   bool was_stopped() const { return was_stopped_; }
 
   /// Rank 0 tells all ranks some numbers, once; the others wait for them. Nothing when they should
-  /// leave instead.
+  /// leave instead. Waiting is not standing still.
   void announce(std::vector<double> numbers);
   std::optional<std::vector<double>> wait_for_announcement();
 
@@ -52,8 +55,13 @@ class Pulse {
   bool exchange();  // true when all ranks have finished
   void tell_others();
 
+  double still_seconds() const;
+  void find_stalled(const std::vector<std::vector<std::byte>>& all) const;
+
   comm::Communicator& comm_;
+  const double stall_seconds_;
   std::atomic<std::int64_t> own_tokens_ = 0;
+  std::atomic<double> worked_at_ = 0;  // seconds of the steady clock; 0: not at work
   std::atomic<bool> should_leave_ = false;
   std::atomic<bool> was_stopped_ = false;
 
@@ -69,10 +77,11 @@ class Pulse {
 };
 
 /// Runs `work` on every rank with a pulse beside it, then makes all ranks agree on its success: the
-/// same Error everywhere if any rank failed. Collective, without a limit on how long `work` takes.
-/// Returns whether a stop was asked for.
+/// same Error everywhere if any rank failed. Collective; `work` may take as long as it likes, and
+/// stand still for `stall_seconds` (Pulse). Returns whether a stop was asked for.
 bool run_with_pulse(comm::Communicator& comm, std::string_view what,
                     const std::function<void(Pulse&)>& work,
-                    const std::function<void(const Pulse&)>& while_waiting = {});
+                    const std::function<void(const Pulse&)>& while_waiting = {},
+                    double stall_seconds = 0);
 
 }  // namespace thresher::activation_cache

@@ -28,6 +28,7 @@ UnitWorker::UnitWorker(std::filesystem::path dir, CacheIdentity identity, bool a
 
 void UnitWorker::run(const std::vector<std::int64_t>& units, Pulse& pulse,
                      const std::function<void()>& after_pass) {
+  pulse.begin_work();
   for (const std::int64_t unit : units) {
     buffer_.begin(unit);
     if (!fill_buffer(pulse, after_pass) || !settle_limits(pulse)) return;

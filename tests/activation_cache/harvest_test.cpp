@@ -336,6 +336,29 @@ TEST_F(Harvest, WaitsForASlowRankBeyondTheDeadlineOfACall) {
   EXPECT_TRUE(is_cache_complete(folder_.path()));
 }
 
+TEST_F(Harvest, EndsWhenARankStandsStillThoughItsPulseGoesOn) {
+  HarvestSetup hanging = setup(3);
+  hanging.config.stall_seconds = 0.5;
+  std::atomic<bool> is_over = false;
+  hanging.prepare_host = [&](FakeHost& host, int rank) {
+    host.before_pass = [&is_over, rank](int number) {
+      while (rank == 1 && number == 1 && !is_over) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
+    };
+  };
+  std::thread release([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+    is_over = true;
+  });
+  const std::string line = first_line_of<CommError>([&] { run_harvest(hanging); });
+  release.join();
+  EXPECT_EQ(line.rfind("rank 1 of 3 (host ", 0), 0U) << line;
+  EXPECT_NE(line.find(") is alive and has computed nothing for 0."), std::string::npos) << line;
+  run_harvest(setup(2));
+  EXPECT_TRUE(is_cache_complete(folder_.path()));
+}
+
 TEST_F(Harvest, RefusesConfigsThatCannotWork) {
   const auto line = [&](const std::function<void(CacheConfig&)>& change) {
     HarvestSetup bad = setup();

@@ -58,10 +58,10 @@ at::Tensor FakeHost::forward(const host_model::TokenBatch& batch,
 at::Tensor FakeHost::unembed(const at::Tensor&) { THRESHER_CHECK(false, "not asked for"); }
 at::Tensor FakeHost::unembedding() const { THRESHER_CHECK(false, "not asked for"); }
 
-corpus::PackedContexts fake_contexts() {
+corpus::PackedContexts fake_contexts(std::int64_t n) {
   corpus::PackedContexts contexts;
   contexts.context_tokens = 64;
-  contexts.n_contexts = 700;
+  contexts.n_contexts = n;
   const RandomStream random(4, "test.tokens");
   for (std::int64_t i = 0; i < contexts.n_contexts * contexts.context_tokens; ++i) {
     contexts.token_ids.push_back(
@@ -81,8 +81,15 @@ CacheConfig fake_config(const std::filesystem::path& dir) {
   return config;
 }
 
+HarvestSetup small_setup(const std::filesystem::path& dir, int ranks) {
+  HarvestSetup setup{fake_config(dir), ranks};
+  setup.config.unit_tokens = 1024;
+  setup.n_contexts = 40;
+  return setup;
+}
+
 HarvestResult run_harvest(const HarvestSetup& setup) {
-  const corpus::PackedContexts contexts = fake_contexts();
+  const corpus::PackedContexts contexts = fake_contexts(setup.n_contexts);
   const Json corpus_identity = Json::object({{"fingerprint", "fake corpus"}});
   std::mutex mutex;
   HarvestResult result;

@@ -51,7 +51,7 @@ class FakeHost : public host_model::HostModel {
 
 /// 700 contexts of 64 tokens: six units of 128 contexts in two passes each, the last shorter.
 /// Documents are 37 tokens long.
-corpus::PackedContexts fake_contexts();
+corpus::PackedContexts fake_contexts(std::int64_t n = 700);
 CacheConfig fake_config(const std::filesystem::path& dir);
 
 struct HarvestSetup {
@@ -59,8 +59,12 @@ struct HarvestSetup {
   int ranks = 1;
   double timeout_seconds = 60;
   std::uint64_t seed = 9;
+  std::int64_t n_contexts = 700;
   std::function<void(FakeHost&, int rank)> prepare_host = {};
 };
+/// 40 contexts in three units, the last shorter: a harvest of some milliseconds, for tests that
+/// need very many.
+HarvestSetup small_setup(const std::filesystem::path& dir, int ranks = 1);
 /// Harvests on thread ranks; returns rank 0's result.
 HarvestResult run_harvest(const HarvestSetup& setup);
 

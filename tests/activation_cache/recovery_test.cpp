@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 
 #include "activation_cache/cache.h"
@@ -122,6 +125,38 @@ TEST(Recovery, LeavesFilesThatAreNoShardsOfThisCache) {
   append_bytes(folder.path() / kShardFolder / "00000099.h5", "of a larger cache");
   EXPECT_EQ(recover_cache(folder.path(), identity).todo.size(), 4U);
   EXPECT_EQ(read_bytes(folder.path() / kShardFolder / "notes.txt"), "mine");
+}
+
+// THRESHER_UNITS sets how many units (default 300); the time it takes is printed.
+TEST(Recovery, DecidesFromTheLogsAloneWithoutOpeningAShard) {
+  const char* setting = std::getenv("THRESHER_UNITS");
+  const std::int64_t n_units = setting == nullptr ? 300 : std::atoi(setting);
+  const ScratchFolder folder;
+  CacheIdentity identity = small_identity();
+  identity.hook_points = {{"blocks.0.hook_resid_post", 576}};
+  identity.n_contexts = 8 * n_units;
+  write_cache(folder.path(), identity, {0});
+  const LoggedUnit first = read_commit_log(log_path(folder), identity).units.at(0);
+  UnitRecord record = read_logged_unit(first, identity);
+  std::vector<std::int64_t> missing;
+  {
+    CommitLog log(folder.path(), 0);
+    for (record.unit = 1; record.unit < n_units; ++record.unit) {
+      if (record.unit % 10 == 3) {
+        missing.push_back(record.unit);
+        continue;
+      }
+      log.append(record, identity);
+      // Of the right size and with nothing in it: whoever opened one would find it damaged.
+      const std::filesystem::path shard = shard_path(folder.path(), record.unit);
+      create_file(shard);
+      std::filesystem::resize_file(shard, record.bytes);
+    }
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(recover_cache(folder.path(), identity).todo, missing);
+  const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
+  std::printf("%ld units, %zu left, decided in %.2f s\n", n_units, missing.size(), passed.count());
 }
 
 TEST(Publish, AdoptsAnEqualShardThatIsAlreadyThere) {

@@ -1,6 +1,8 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <limits>
 #include <set>
 
 #include "activation_cache/commit_log.h"
@@ -129,6 +131,26 @@ TEST(Shard, RecordSurvivesItsJson) {
   EXPECT_EQ(again.to_json(identity), record.to_json(identity));
   EXPECT_EQ(again.moments[0].mean(), record.moments[0].mean());
   EXPECT_EQ(again.moments[1].m2(), record.moments[1].m2());
+}
+
+TEST(Shard, RecordWhoseCountsDoNotMakeUpTheUnitIsRefused) {
+  const ScratchFolder folder;
+  const CacheIdentity identity = small_identity();
+  write_shard(folder / "a.h5", identity, unit_content(identity, 1).content);
+  const UnitRecord record = describe_shard(folder / "a.h5", identity, 1);
+  const auto problem_with = [&](const DropCounts& dropped) {
+    UnitRecord changed = record;
+    changed.dropped = dropped;
+    const Json json = changed.to_json(identity);
+    return first_line_of<DataError>([&] { UnitRecord::from_json(json, identity, "record"); });
+  };
+  EXPECT_EQ(problem_with(record.dropped), "no error");
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  const std::string start = "record: unit 1 has 120 rows and dropped ";
+  EXPECT_EQ(problem_with({7, 0, 0, 0}), start + R"({"first":7,"special":0,"norm":0})");
+  EXPECT_EQ(problem_with({9, 0, -1, 0}), start + R"({"first":9,"special":0,"norm":-1})");
+  EXPECT_EQ(problem_with({most, most, 10, 0}),
+            start + fmt::format(R"({{"first":{0},"special":{0},"norm":10}})", most));
 }
 
 TEST(Shard, MomentsEqualABruteForceOnStoredValues) {
