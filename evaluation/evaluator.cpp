@@ -143,7 +143,7 @@ void Evaluator::stop_if_requested(std::int64_t round) {
   comm_->all_reduce_max(std::span<std::int64_t>(&is_requested, 1), "evaluation.stop");
   if (is_requested == 0) return;
   throw StoppedBySignal(
-      fmt::format("evaluation stopped by a signal after {} of {} contexts",
+      fmt::format("evaluation stopped by {} after {} of {} contexts", stop_reason(),
                   std::min(round * comm_->world_size() * contexts_per_batch_, n_contexts_),
                   n_contexts_),
       "",

@@ -78,7 +78,9 @@ class RowEvaluator {
     comm_.all_reduce_max(std::span<std::int64_t>(&is_requested, 1), "evaluation.stop");
     if (is_requested == 0) return;
     throw StoppedBySignal(
-        fmt::format("evaluation stopped by a signal after {} of {} rows", done, chosen_.size()), "",
+        fmt::format("evaluation stopped by {} after {} of {} rows", stop_reason(), done,
+                    chosen_.size()),
+        "",
         "run the same command again; evaluation starts from its beginning, all that was trained is "
         "saved");
   }

@@ -9,15 +9,15 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <span>
-#include <system_error>
 #include <vector>
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "core/file_calls.h"
 #include "core/files.h"
 #include "core/safetensors.h"
+#include "core/system_error.h"
 
 namespace thresher::sae {
 namespace {
@@ -117,34 +117,25 @@ SafetensorsTensor tensor_entry(const char* name, const at::Tensor& tensor) {
           {bytes, static_cast<std::size_t>(tensor.numel()) * sizeof(float)}};
 }
 
-[[noreturn]] void throw_rename(const fs::path& from, const fs::path& to) {
-  throw IoError(fmt::format("{}: cannot be renamed to {}: {}", from.string(), to.string(),
-                            std::strerror(errno)));
-}
-
-void remove_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::remove_all(folder, error);
-  if (error) {
-    throw IoError(fmt::format("{}: cannot be removed: {}", folder.string(), error.message()));
-  }
-}
-
 /// Puts `fresh` in the place of `folder`.
 void publish(const fs::path& fresh, const fs::path& folder) {
   if (rename_no_replace(fresh, folder)) return;
   fs::path old = fresh;
   old += ".old";
-  remove_folder(old);
-  if (::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) == 0) {
-    remove_folder(fresh);
+  remove_tree(old);
+  if (file_calls::rename(fresh, folder, RENAME_EXCHANGE) == 0) {
+    // Or a power cut could take the old files and leave the old folder.
+    sync_folder(folder.parent_path());
+    remove_tree(fresh);
     return;
   }
   // A file system without exchange: two renames, and for a moment no folder.
-  if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) throw_rename(fresh, folder);
-  if (::rename(folder.c_str(), old.c_str()) != 0) throw_rename(folder, old);
-  if (::rename(fresh.c_str(), folder.c_str()) != 0) throw_rename(fresh, folder);
-  remove_folder(old);
+  if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) {
+    throw_system_error(fresh, "rename", errno);
+  }
+  rename_file(folder, old);
+  rename_file(fresh, folder);
+  remove_tree(old);
 }
 
 }  // namespace
@@ -207,7 +198,7 @@ void save_saelens(const InferenceSae& sae, const fs::path& folder) {
   const fs::path parent = folder.has_parent_path() ? folder.parent_path() : fs::path(".");
   const fs::path fresh = parent / fmt::format(".{}.writing", folder.filename().string());
   make_folders(parent);
-  remove_folder(fresh);  // left by a save that was killed
+  remove_tree(fresh);  // left by a save that was killed
   make_folders(fresh);
 
   std::vector tensors = {tensor_entry("W_enc", sae.W_enc), tensor_entry("W_dec", sae.W_dec),

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "core/json.h"
 #include "sae/training_sae.h"
+#include "trainer/checkpoint_format.h"
 #include "trainer/step.h"
 
 namespace thresher::trainer {
@@ -21,15 +21,6 @@ struct CheckpointEntry {
 /// are not among them.
 std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& run_dir);
 
-/// state.json: where a run stood. Holds nothing that depends on ranks, hosts or time.
-struct CheckpointState {
-  std::int64_t step = 0;           // steps completed
-  std::int64_t tokens = 0;         // tokens seen
-  std::int64_t metrics_bytes = 0;  // of RUN/metrics.jsonl at that moment
-  Json identity;                   // what the numbers depend on (trainer/identity.h)
-  Json figures = Json::object();   // the last step's figures, one object an SAE under its name
-};
-
 /// One SAE's share of a checkpoint, by reference.
 struct SaeSlot {
   std::string name;
@@ -39,11 +30,34 @@ struct SaeSlot {
   const WeightAverage* average = nullptr;  // nullptr: not wanted (loading only)
 };
 
+/// What one checkpoint holds, in host memory: borrowed from the SAEs, to be written before they
+/// change, or copied, to be written while training goes on.
+class CheckpointContent {
+ public:
+  CheckpointState state;
+  std::string config_yaml;  // the resolved experiment
+
+  /// Refers to the SAEs' tensors as they are (copies what is not row-major on the host).
+  void borrow(std::span<const SaeSlot> saes);
+  /// Copies them, into the memory of the copy before where there was one.
+  void copy(std::span<const SaeSlot> saes);
+
+  struct Tensor {
+    std::string name;
+    at::Tensor values;  // row-major on the host; float32, float64 or int64
+  };
+  const std::vector<Tensor>& model() const { return model_; }
+  const std::vector<Tensor>& optimiser() const { return optimiser_; }
+
+ private:
+  std::vector<Tensor> model_, optimiser_;
+  bool is_borrowed_ = false;
+};
+
 /// Writes RUN/ckpt/step-<step> so that after a crash at any point every committed checkpoint is
-/// whole, then removes all but the newest `keep`. `config_yaml` is the resolved experiment. Errors
-/// leave the older checkpoints as they were. For rank 0 alone.
-void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointState& state,
-                      std::span<const SaeSlot> saes, const std::string& config_yaml,
+/// whole, then removes all but the newest `keep`. Errors leave the older checkpoints as they were.
+/// For rank 0 alone, on any thread.
+void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointContent& content,
                       std::int64_t keep);
 
 /// Removes all but the newest `keep` checkpoints; what cannot be removed is a warning.

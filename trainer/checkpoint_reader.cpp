@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
+#include "core/inside_folder.h"
 #include "core/safetensors.h"
 #include "trainer/checkpoint.h"
 #include "trainer/checkpoint_format.h"
@@ -22,30 +23,20 @@ constexpr std::uint64_t kMaxJsonBytes = std::uint64_t{64} << 20;
                   "the files that COMMIT lists, unchanged");
 }
 
-Json read_json(const std::filesystem::path& path) {
+std::string read_text(const std::filesystem::path& path) {
   if (!std::filesystem::is_regular_file(path)) fail(path, "the file is missing");
-  return Json::parse(read_text_file(path, kMaxJsonBytes), path.string());
+  return read_text_file(path, kMaxJsonBytes);
 }
 
-void check_format(const Json& json, const std::filesystem::path& path) {
-  const std::int64_t format = json.at("format").as_int("format");
-  if (format != kCheckpointFormat) {
-    throw DataError(fmt::format("{}: checkpoint format {}", path.string(), format),
-                    fmt::format("format {}", kCheckpointFormat));
-  }
-}
-
-void check_file(const std::filesystem::path& folder, const Json& entry) {
-  const std::string& name = entry.at("name").as_string("name");
-  if (!is_safe_file_name(name)) fail(folder / kCommitFile, "names an unsafe file");
-  const auto path = folder / name;
+void check_file(const std::filesystem::path& folder, const CommittedFile& listed) {
+  const auto path = folder / listed.name;
   if (!std::filesystem::is_regular_file(path)) fail(path, "the file is missing");
-  const std::uint64_t expected = entry.at("bytes").as_uint("bytes");
+  require_inside_folder(path);
   const std::uint64_t found = thresher::file_size(path);
-  if (found != expected) {
-    fail(path, fmt::format("{} bytes, COMMIT says {}", found, expected));
+  if (found != listed.bytes) {
+    fail(path, fmt::format("{} bytes, COMMIT says {}", found, listed.bytes));
   }
-  if (sha256_file(path) != entry.at("sha256").as_string("sha256")) {
+  if (sha256_file(path) != listed.sha256) {
     fail(path, "the content does not match the SHA-256 in COMMIT");
   }
 }
@@ -106,31 +97,11 @@ std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& run_d
 }
 
 CheckpointState verify_checkpoint(const std::filesystem::path& folder) {
-  const auto commit_path = folder / kCommitFile;
-  const Json commit = read_json(commit_path);
-  check_format(commit, commit_path);
-  const Json& files = commit.at("files");
-  if (commit_hash(files) != commit.at("sha256").as_string("sha256")) {
-    fail(commit_path, "its own SHA-256 does not match");
+  const auto commit = folder / kCommitFile;
+  for (const CommittedFile& file : parse_commit(read_text(commit), commit.string())) {
+    check_file(folder, file);
   }
-  for (const char* required : {kModelFile, kOptimiserFile, kStateFile, kConfigFile}) {
-    const auto& entries = files.as_array("files");
-    const bool is_listed = std::any_of(entries.begin(), entries.end(), [&](const Json& entry) {
-      return entry.at("name").as_string("name") == required;
-    });
-    if (!is_listed) fail(commit_path, fmt::format("does not list {}", required));
-  }
-  for (const Json& entry : files.as_array("files")) check_file(folder, entry);
-
-  const Json json = read_json(folder / kStateFile);
-  check_format(json, folder / kStateFile);
-  CheckpointState state;
-  state.step = json.at("step").as_int("step");
-  state.tokens = json.at("tokens").as_int("tokens");
-  state.metrics_bytes = json.at("metrics_bytes").as_int("metrics_bytes");
-  state.identity = json.at("identity");
-  state.figures = json.at("figures");
-  return state;
+  return parse_state(read_text(folder / kStateFile), (folder / kStateFile).string());
 }
 
 void load_checkpoint(const std::filesystem::path& folder, std::span<const SaeSlot> saes) {

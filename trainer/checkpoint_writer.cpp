@@ -3,6 +3,7 @@
 
 #include <array>
 #include <bit>
+#include <utility>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -17,59 +18,89 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "checkpoints are little-endian");
 
-/// Tensors on their way into a file, kept alive until it is written.
-class TensorList {
- public:
-  void add(const std::string& name, const at::Tensor& tensor) {
-    // Row-major in the file, whatever the layout in memory and wherever that is.
-    const at::Tensor& kept = kept_.emplace_back(tensor.contiguous().to(at::kCPU));
-    const std::string dtype = kept.scalar_type() == at::kFloat    ? "F32"
-                              : kept.scalar_type() == at::kDouble ? "F64"
-                              : kept.scalar_type() == at::kLong   ? "I64"
-                                                                  : "";
-    THRESHER_CHECK(!dtype.empty(), "a checkpoint holds float32, float64 and int64: " + name);
-    tensors_.push_back({name,
-                        dtype,
-                        kept.sizes().vec(),
-                        {static_cast<const std::byte*>(kept.data_ptr()),
-                         static_cast<std::size_t>(kept.nbytes())}});
+const char* dtype_of(const CheckpointContent::Tensor& tensor) {
+  switch (tensor.values.scalar_type()) {
+    case at::kFloat:
+      return "F32";
+    case at::kDouble:
+      return "F64";
+    case at::kLong:
+      return "I64";
+    default:
+      THRESHER_CHECK(false, "a checkpoint holds float32, float64 and int64: " + tensor.name);
   }
-  void write(const std::filesystem::path& path) const { write_safetensors(path, tensors_); }
-
- private:
-  std::vector<at::Tensor> kept_;
-  std::vector<SafetensorsTensor> tensors_;
-};
-
-void write_model(const std::filesystem::path& path, std::span<const SaeSlot> saes) {
-  TensorList tensors;
-  for (const SaeSlot& slot : saes) {
-    for (const sae::Parameter& parameter : slot.sae->parameters()) {
-      tensors.add(slot.name + "." + parameter.name, parameter.weight);
-    }
-    for (std::size_t i = 0; i < slot.average->tensors().size(); ++i) {
-      tensors.add(slot.name + "." + average_name(slot.sae->parameters()[i]),
-                  slot.average->tensors()[i]);
-    }
-    for (const auto& [name, buffer] : slot.sae->buffers()) {
-      tensors.add(slot.name + "." + name, buffer);
-    }
-    tensors.add(slot.name + ".input_centre", at::tensor(slot.transform->centre, at::kDouble));
-    tensors.add(slot.name + ".input_scale", at::tensor({slot.transform->scale}, at::kDouble));
-  }
-  tensors.write(path);
 }
 
-void write_optimiser(const std::filesystem::path& path, std::span<const SaeSlot> saes) {
-  TensorList tensors;
+void write_tensors(const std::filesystem::path& path,
+                   const std::vector<CheckpointContent::Tensor>& tensors) {
+  std::vector<SafetensorsTensor> list;
+  for (const CheckpointContent::Tensor& tensor : tensors) {
+    list.push_back({tensor.name,
+                    dtype_of(tensor),
+                    tensor.values.sizes().vec(),
+                    {static_cast<const std::byte*>(tensor.values.data_ptr()),
+                     static_cast<std::size_t>(tensor.values.nbytes())}});
+  }
+  write_safetensors(path, list);
+}
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+NamedTensors model_of(std::span<const SaeSlot> saes) {
+  NamedTensors tensors;
+  for (const SaeSlot& slot : saes) {
+    for (const sae::Parameter& parameter : slot.sae->parameters()) {
+      tensors.emplace_back(slot.name + "." + parameter.name, parameter.weight);
+    }
+    for (std::size_t i = 0; i < slot.average->tensors().size(); ++i) {
+      tensors.emplace_back(slot.name + "." + average_name(slot.sae->parameters()[i]),
+                           slot.average->tensors()[i]);
+    }
+    for (const auto& [name, buffer] : slot.sae->buffers()) {
+      tensors.emplace_back(slot.name + "." + name, buffer);
+    }
+    tensors.emplace_back(slot.name + ".input_centre",
+                         at::tensor(slot.transform->centre, at::kDouble));
+    tensors.emplace_back(slot.name + ".input_scale",
+                         at::tensor({slot.transform->scale}, at::kDouble));
+  }
+  return tensors;
+}
+
+NamedTensors optimiser_of(std::span<const SaeSlot> saes) {
+  NamedTensors tensors;
   for (const SaeSlot& slot : saes) {
     for (std::size_t i = 0; i < slot.moments->size(); ++i) {
       const std::string name = slot.name + "." + slot.sae->parameters()[i].name;
-      tensors.add(name + ".m", (*slot.moments)[i].m);
-      tensors.add(name + ".v", (*slot.moments)[i].v);
+      tensors.emplace_back(name + ".m", (*slot.moments)[i].m);
+      tensors.emplace_back(name + ".v", (*slot.moments)[i].v);
     }
   }
-  tensors.write(path);
+  return tensors;
+}
+
+void borrow_tensors(const NamedTensors& from, std::vector<CheckpointContent::Tensor>& to) {
+  to.clear();
+  // Row-major in the file, whatever the layout in memory and wherever that is.
+  for (const auto& [name, tensor] : from) {
+    to.push_back({name, tensor.contiguous().to(at::kCPU)});
+  }
+}
+
+void copy_tensors(const NamedTensors& from, std::vector<CheckpointContent::Tensor>& to) {
+  to.resize(from.size());
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    const auto& [name, tensor] = from[i];
+    at::Tensor& copy = to[i].values;
+    const bool fits = copy.defined() && copy.sizes() == tensor.sizes() &&
+                      copy.scalar_type() == tensor.scalar_type();
+    if (!fits) {
+      copy = at::empty(tensor.sizes(),
+                       at::TensorOptions().dtype(tensor.scalar_type()).device(at::kCPU));
+    }
+    copy.copy_(tensor);
+    to[i].name = name;
+  }
 }
 
 void write_state(const std::filesystem::path& path, const CheckpointState& state) {
@@ -98,25 +129,20 @@ void write_commit(const std::filesystem::path& folder) {
 /// checkpoint.
 void remove_folder(const std::filesystem::path& folder) {
   const auto doomed = folder.parent_path() / (".del-" + folder.filename().string());
-  std::error_code error;
-  std::filesystem::remove_all(doomed, error);
-  std::filesystem::rename(folder, doomed, error);
-  if (error) {
-    throw IoError(fmt::format("{}: cannot be removed: {}", folder.string(), error.message()));
-  }
+  remove_tree(doomed);
+  rename_file(folder, doomed);
   failpoint("checkpoint.removal_named");
-  std::filesystem::remove_all(doomed, error);
+  remove_if_possible(doomed);
 }
 
-void write_files(const std::filesystem::path& folder, const CheckpointState& state,
-                 std::span<const SaeSlot> saes, const std::string& config_yaml) {
+void write_files(const std::filesystem::path& folder, const CheckpointContent& content) {
   failpoint("checkpoint.begun");
-  write_model(folder / kModelFile, saes);
+  write_tensors(folder / kModelFile, content.model());
   failpoint("checkpoint.model_written");
-  write_optimiser(folder / kOptimiserFile, saes);
+  write_tensors(folder / kOptimiserFile, content.optimiser());
   failpoint("checkpoint.optimiser_written");
-  write_state(folder / kStateFile, state);
-  write_file_atomically(folder / kConfigFile, config_yaml);
+  write_state(folder / kStateFile, content.state);
+  write_file_atomically(folder / kConfigFile, content.config_yaml);
   failpoint("checkpoint.state_written");
   write_commit(folder);
   sync_folder(folder);
@@ -125,22 +151,33 @@ void write_files(const std::filesystem::path& folder, const CheckpointState& sta
 
 }  // namespace
 
-std::string checkpoint_name(std::int64_t step) { return fmt::format("step-{:08}", step); }
+void CheckpointContent::borrow(std::span<const SaeSlot> saes) {
+  borrow_tensors(model_of(saes), model_);
+  borrow_tensors(optimiser_of(saes), optimiser_);
+  is_borrowed_ = true;
+}
 
-std::string commit_hash(const Json& files) { return sha256_hex(files.dump()); }
+void CheckpointContent::copy(std::span<const SaeSlot> saes) {
+  if (is_borrowed_) {
+    model_.clear();
+    optimiser_.clear();
+    is_borrowed_ = false;
+  }
+  copy_tensors(model_of(saes), model_);
+  copy_tensors(optimiser_of(saes), optimiser_);
+}
 
-void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointState& state,
-                      std::span<const SaeSlot> saes, const std::string& config_yaml,
+void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointContent& content,
                       std::int64_t keep) {
   const auto root = checkpoints_folder(run_dir);
-  const auto name = checkpoint_name(state.step);
+  const auto name = checkpoint_name(content.state.step);
   const auto temporary = root / (".tmp-" + name);
   make_folders(root);
   sync_folder(run_dir);
-  std::filesystem::remove_all(temporary);
+  remove_tree(temporary);
   try {
     make_folders(temporary);
-    write_files(temporary, state, saes, config_yaml);
+    write_files(temporary, content);
     if (!rename_no_replace(temporary, root / name)) {
       throw IoError(fmt::format("{}: is there already", (root / name).string()));
     }
@@ -148,8 +185,7 @@ void write_checkpoint(const std::filesystem::path& run_dir, const CheckpointStat
     sync_folder(root);
   } catch (const Error&) {
     // Frees a full disk for whoever needs it; the older checkpoints are untouched.
-    std::error_code ignored;
-    std::filesystem::remove_all(temporary, ignored);
+    remove_if_possible(temporary);
     throw;
   }
   prune_checkpoints(run_dir, keep);
@@ -174,8 +210,7 @@ void clean_checkpoints(const std::filesystem::path& run_dir) {
   for (const auto& path : list_folder(root)) {
     const std::string name = path.filename().string();
     if (name.starts_with(".tmp-") || name.starts_with(".del-")) {
-      std::error_code ignored;
-      std::filesystem::remove_all(path, ignored);
+      remove_if_possible(path);
     }
   }
 }

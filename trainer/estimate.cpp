@@ -16,14 +16,17 @@ namespace thresher::trainer {
 namespace {
 
 constexpr std::int64_t kProbeRows = 256;
+// Whoever asks what 64M latents would take must not need the memory for it.
+constexpr std::int64_t kMostProbeLatents = 65536;
 // The program with LibTorch in it; 133 MB were measured.
 constexpr std::uint64_t kBaseBytes = std::uint64_t{150} << 20;
 
 /// Seconds of rows x [d_in, n_latents], from a warm product of a few rows on this machine as it is
 /// now.
 double product_seconds(std::int64_t d_in, std::int64_t n_latents, double rows) {
-  const at::Tensor x = at::ones({kProbeRows, d_in}), W = at::ones({d_in, n_latents});
-  at::Tensor out = at::empty({kProbeRows, n_latents});
+  const std::int64_t probed = std::min(n_latents, kMostProbeLatents);
+  const at::Tensor x = at::ones({kProbeRows, d_in}), W = at::ones({d_in, probed});
+  at::Tensor out = at::empty({kProbeRows, probed});
   double best = 1e30;
   for (int repeat = 0; repeat < 3; ++repeat) {
     const auto begin = std::chrono::steady_clock::now();
@@ -31,7 +34,8 @@ double product_seconds(std::int64_t d_in, std::int64_t n_latents, double rows) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     best = std::min(best, seconds.count());
   }
-  return best * rows / static_cast<double>(kProbeRows);
+  return best * (rows / static_cast<double>(kProbeRows)) *
+         (static_cast<double>(n_latents) / static_cast<double>(probed));
 }
 
 // What a step keeps of a chosen (token, latent) pair: latent and value where they were selected and
@@ -148,12 +152,17 @@ TrainEstimate estimate_training(const TrainJob& job,
     seconds_a_step +=
         cost.products * product_seconds(d_in, n_latents, static_cast<double>(rank_rows));
   }
-  estimate.memory_bytes_per_rank = kBaseBytes + memory + sample + batch;
+  estimate.seconds = seconds_a_step * static_cast<double>(estimate.steps);
+  const double interval = 60 * config.checkpoint_every_minutes;
+  const bool saves_on_the_way =
+      config.checkpoint_every_tokens > 0 || (interval > 0 && estimate.seconds > interval);
+  // The copy that is written while training goes on.
+  const std::uint64_t copy = config.background_checkpoints && saves_on_the_way ? stored : 0;
+  estimate.memory_bytes_per_rank = kBaseBytes + memory + sample + batch + copy;
   const auto logged = static_cast<std::uint64_t>(estimate.steps / config.log_every_steps + 1);
   // One checkpoint more than is kept exists while it is written.
   estimate.disk_bytes = static_cast<std::uint64_t>(config.keep_checkpoints + 1) * stored +
                         exported + logged * job.saes.size() * 450;
-  estimate.seconds = seconds_a_step * static_cast<double>(estimate.steps);
   return estimate;
 }
 

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+
 #include "core/config.h"
 #include "core/error.h"
 #include "core/version.h"
@@ -14,14 +18,25 @@ namespace {
 // continued half one way and half the other.
 constexpr int kStepNumericsVersion = 3;
 
+constexpr std::array<std::string_view, 10> kUndecidingFields = {"checkpoint_every_tokens",
+                                                                "checkpoint_every_minutes",
+                                                                "background_checkpoints",
+                                                                "keep_checkpoints",
+                                                                "max_runtime_minutes",
+                                                                "on_bad_step",
+                                                                "max_skipped_steps",
+                                                                "log_every_steps",
+                                                                "epochs",
+                                                                "tensorboard"};
+
 Json deciding_fields(TrainConfig config) {
   ConfigWriter writer;
   config.declare(writer);
   Json out = Json::object();
   for (const auto& [name, value] : writer.json().as_object()) {
-    // `epochs` has become total_tokens; the others only say when to save or to log.
-    if (name == "checkpoint_every_tokens" || name == "keep_checkpoints" ||
-        name == "log_every_steps" || name == "epochs" || name == "tensorboard") {
+    // `epochs` has become total_tokens; the others say when to save, to log or to give up.
+    if (std::find(kUndecidingFields.begin(), kUndecidingFields.end(), name) !=
+        kUndecidingFields.end()) {
       continue;
     }
     out[name] = value;

@@ -1,12 +1,10 @@
 #include "trainer/run_directory.h"
 
-#include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <ctime>
 #include <span>
 
@@ -67,10 +65,8 @@ std::filesystem::path sae_folder(const std::filesystem::path& run_dir,
 
 JsonLines::JsonLines(const std::filesystem::path& path)
     : path_(path),
-      file_(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666)) {
-  if (!file_) throw_system_error(path_, "open", errno);
-  bytes_ = static_cast<std::int64_t>(thresher::file_size(path_));
-}
+      file_(open_for_appending(path)),
+      bytes_(static_cast<std::int64_t>(thresher::file_size(path))) {}
 
 void JsonLines::append(const Json::Array& lines) {
   std::string text;
@@ -95,7 +91,7 @@ void JsonLines::truncate(std::int64_t bytes) {
                                 path_.string(), bytes),
                     "the file as the run left it", "restore it, or start over with --fresh");
   }
-  if (ftruncate(file_.get(), bytes) != 0) throw_system_error(path_, "truncate", errno);
+  truncate_file(file_, static_cast<std::uint64_t>(bytes), path_);
   bytes_ = bytes;
 }
 

@@ -1,61 +1,14 @@
 #include "trainer/step.h"
 
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/error.h"
 #include "sae/exec.h"
+#include "trainer/bad_step.h"
 
 namespace thresher::trainer {
-namespace {
-
-constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
-
-/// Position of the first non-finite value, or kNone.
-std::int64_t first_bad_value(const at::Tensor& tensor) {
-  const at::Tensor flat = tensor.contiguous().to(at::kCPU);
-  const float* values = flat.data_ptr<float>();
-  for (std::int64_t i = 0; i < flat.numel(); ++i) {
-    if (!std::isfinite(values[i])) return i;
-  }
-  return kNone;
-}
-
-/// What a person needs to find the cause: the inputs come first because they are the usual one.
-std::string describe_bad_value(sae::TrainingSae& sae, const std::vector<at::Tensor>& lanes,
-                               comm::Communicator& comm) {
-  const auto n_lanes = static_cast<std::int64_t>(lanes.size());
-  std::int64_t bad_row = kNone;  // of the global batch
-  for (std::int64_t i = n_lanes - 1; i >= 0; --i) {
-    const std::int64_t at = first_bad_value(lanes[i]);
-    if (at == kNone) continue;
-    const std::int64_t rows = lanes[i].size(0);
-    bad_row = (comm.rank() * n_lanes + i) * rows + at / lanes[i].size(1);
-  }
-  comm.all_reduce_min({&bad_row, 1}, "step.first_bad_row");
-  if (bad_row != kNone) {
-    const std::int64_t rows = lanes.front().size(0);
-    return fmt::format("the input, lane {} row {}", bad_row / rows, bad_row % rows);
-  }
-  for (const sae::Parameter& parameter : sae.parameters()) {
-    if (first_bad_value(parameter.weight) != kNone) {
-      return fmt::format("the weight {}", parameter.name);
-    }
-  }
-  for (const sae::Parameter& parameter : sae.parameters()) {
-    if (first_bad_value(parameter.gradient) != kNone) {
-      return fmt::format("the gradient of {}", parameter.name);
-    }
-  }
-  return "the sum of squared gradients, which overflows";
-}
-
-}  // namespace
-
 Step::Step(sae::TrainingSae& sae, const TrainConfig& config)
     : sae_(&sae), config_(config), average_(sae, config.ema_decay) {
   for (const sae::Parameter& parameter : sae.parameters()) {
@@ -104,14 +57,7 @@ Json Step::run(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
   const UpdateFigures updated = update_->run(adam, wants_norms, comm);
   // Reduced gradients are the same on every rank, so all ranks take the same branch.
   if (!std::isfinite(updated.gradient_norm)) {
-    const std::string place = describe_bad_value(*sae_, lanes, comm);
-    throw DataError(
-        fmt::format(
-            "SAE {}, step {}: the gradient norm is not finite; the first bad value is in {}",
-            sae_->config().name, info.step, place),
-        "finite activations, weights and gradients; nothing was updated by this step",
-        "if the input is at fault, verify the cache (thresher cache verify DIR); else lower "
-        "train.learning_rate");
+    throw describe_bad_step(*sae_, info.step, lanes, comm);
   }
   Json figures = sae_->finish_step(comm);
   forget_replaced_latents();

@@ -23,10 +23,9 @@ class Step {
   /// step's global figures with learning_rate and gradient_norm (before clipping) added and, if
   /// `wants_norms`, which costs a pass over the weights, parameter_norm (before the update) and
   /// update_norm (what Adam changed, before the variant restores its constraints); norms are over
-  /// all parameters of the SAE, accumulated in float64 along a fixed tree. DataError
-  /// on every rank when the gradient norm is not finite (as it is when an input or a loss is not),
-  /// naming the SAE, the step and the first bad tensor; no weight, moment or counter has changed
-  /// then.
+  /// all parameters of the SAE, accumulated in float64 along a fixed tree. BadStep
+  /// on every rank when the gradient norm is not finite (as it is when an input or a loss is not);
+  /// no weight, moment or counter has changed then (trainer/bad_step.h).
   Json run(const sae::StepInfo& info, const std::vector<at::Tensor>& lanes,
            comm::Communicator& comm, bool wants_norms = false);
   Step(const Step&) = delete;

@@ -1,10 +1,8 @@
 #include "trainer/tensorboard_log.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <span>
@@ -61,9 +59,7 @@ void retire_files(const std::vector<std::filesystem::path>& files) {
       create_file(path);
       continue;
     }
-    std::error_code error;
-    std::filesystem::remove(path, error);
-    if (error) throw_system_error(path, "remove", error.value());
+    remove_tree(path);
   }
 }
 
@@ -128,9 +124,7 @@ TensorBoardLog::TensorBoardLog(const std::filesystem::path& run_dir,
   for (auto& [name, file] : rebuilt) {
     file.flush();
     const std::filesystem::path path = next_file(folder_of(run_dir, name), file.old_files, "");
-    if (rename(file.temporary.c_str(), path.c_str()) != 0) {
-      throw_system_error(file.temporary, "rename", errno);
-    }
+    rename_file(file.temporary, path);
     retire_files(file.old_files);
     files_[name] = {path, std::move(file.descriptor)};
   }

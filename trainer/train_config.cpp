@@ -123,24 +123,50 @@ void TrainConfig::declare(FieldVisitor& fields) {
                         "weights over about 1 / (1 - ema_decay) steps; 0: the last weights.",
                 .min = 0,
                 .max = 0.99999999});
-  fields.field("operand_dtype", operand_dtype,
-               {.help = "Number type of what the products of a step multiply; sums, weights and Adam are "
-                        "float32. auto: float32 on cpu, which knows no other, bfloat16 on cuda.",
-                .choices = {"auto", "float32", "bfloat16"}});
+  fields.field(
+      "operand_dtype", operand_dtype,
+      {.help = "Number type of what the products of a step multiply; sums, weights and Adam are "
+               "float32. auto: float32 on cpu, which knows no other, bfloat16 on cuda.",
+       .choices = {"auto", "float32", "bfloat16"}});
   fields.field("init_sample_rows", init_sample_rows,
                {.help = "Activations that initialisation looks at (geometric median).",
                 .unit = "rows",
                 .min = 1,
                 .max = 1e7});
   fields.field("checkpoint_every_tokens", checkpoint_every_tokens,
-               {.help = "A checkpoint is written each time so many tokens have passed; 0: only at "
-                        "the end and on a stop.",
+               {.help = "A checkpoint is written each time so many tokens have passed; 0: by the "
+                        "clock, at the end and on a stop only.",
                 .unit = "tokens",
                 .min = 0});
+  fields.field("checkpoint_every_minutes", checkpoint_every_minutes,
+               {.help = "A checkpoint is written when the last one is so old: what a kill costs at "
+                        "most. 0: by tokens, at the end and on a stop only.",
+                .unit = "minutes",
+                .min = 0,
+                .max = 1e6});
+  fields.field(
+      "background_checkpoints", background_checkpoints,
+      {.help = "Training copies what a checkpoint holds and goes on while that is written. "
+               "false: it waits, and rank 0 needs no memory for the copy."});
   fields.field("keep_checkpoints", keep_checkpoints,
                {.help = "The newest so many checkpoints are kept, so that one damaged checkpoint "
                         "costs an interval and not the run.",
                 .min = 2});
+  fields.field("max_runtime_minutes", max_runtime_minutes,
+               {.help = "The job saves and stops (exit 75) when its process is so old, harvest "
+                        "included, as if a signal had come: for launchers that send none. 0: no "
+                        "limit.",
+                .unit = "minutes",
+                .min = 0,
+                .max = 1e7});
+  fields.field("on_bad_step", on_bad_step,
+               {.help = "When an SAE's gradient is not finite: stop the run, or leave this step of "
+                        "this SAE out. Its batch is kept in RUN/bad-steps either way.",
+                .choices = {"stop", "skip"}});
+  fields.field("max_skipped_steps", max_skipped_steps,
+               {.help = "So many steps of an SAE are left out at most; the next one stops the run.",
+                .unit = "steps",
+                .min = 1});
   fields.field("log_every_steps", log_every_steps,
                {.help = "A line of metrics.jsonl for every so many steps, and for the last.",
                 .unit = "steps",

@@ -32,8 +32,13 @@ struct TrainConfig {
   double ema_decay = 0;                // of the weights' average (trainer/weight_average.h); 0: off
   std::string operand_dtype = "auto";  // of what products multiply: float32 | bfloat16
   std::int64_t init_sample_rows = 8192;
-  std::int64_t checkpoint_every_tokens = 0;  // 0: only at the end and on a stop
-  std::int64_t keep_checkpoints = 2;         // >= 2
+  std::int64_t checkpoint_every_tokens = 0;  // 0: not by tokens
+  double checkpoint_every_minutes = 10;      // 0: not by the clock
+  bool background_checkpoints = true;
+  std::int64_t keep_checkpoints = 2;  // >= 2
+  double max_runtime_minutes = 0;     // of the whole job; 0: no limit
+  std::string on_bad_step = "stop";   // stop | skip
+  std::int64_t max_skipped_steps = 10;
   std::int64_t log_every_steps = 1;
   bool tensorboard = true;
   void declare(FieldVisitor& fields);

@@ -21,7 +21,9 @@ struct TrainedSae {
   std::unique_ptr<Step> step;
   sae::InputTransform transform;
   at::Tensor centre;              // of `transform`, float32, where the SAE is trained
-  Json figures = Json::object();  // of the last step
+  Json figures = Json::object();  // of the last step that was not left out
+  std::int64_t skipped_steps = 0;
+  bool was_skipped = false;  // in the last step
 };
 
 /// Whole batches only.

@@ -138,7 +138,11 @@ class Training {
                           job_.config.keep_checkpoints, comm_);
     step_ = saved ? saved->step : 0;
     if (saved) {
-      for (TrainedSae& trained : saes_) trained.figures = saved->figures.at(trained.name);
+      for (TrainedSae& trained : saes_) {
+        trained.figures = saved->figures.at(trained.name);
+        const Json* skipped = trained.figures.find(kSkippedSteps);
+        trained.skipped_steps = skipped == nullptr ? 0 : skipped->as_int();
+      }
       log_info(fmt::format("{}: continues after step {} of {}", job_.run_dir.string(), saved->step,
                            n_steps(job_.config)));
     } else {
@@ -202,12 +206,16 @@ class Training {
         source_.steps_per_epoch(), source_.n_dropped_rows_per_epoch()));
   }
 
-  bool is_exported() const {
-    return std::all_of(saes_.begin(), saes_.end(), [&](const TrainedSae& trained) {
-      const auto folder = sae_folder(job_.run_dir, trained.name);
-      return std::filesystem::exists(folder / "cfg.json") &&
-             std::filesystem::exists(folder / "sae_weights.safetensors");
-    });
+  /// The root looks: another rank could come late and find what the root is exporting.
+  bool is_exported() {
+    std::int64_t found =
+        comm_.is_root() && std::all_of(saes_.begin(), saes_.end(), [&](const TrainedSae& trained) {
+          const auto folder = sae_folder(job_.run_dir, trained.name);
+          return std::filesystem::exists(folder / "cfg.json") &&
+                 std::filesystem::exists(folder / "sae_weights.safetensors");
+        });
+    comm_.all_reduce_max({&found, 1}, "train.is_exported");
+    return found != 0;
   }
 
   void export_saes() {

@@ -179,10 +179,12 @@ TEST_P(EnqueuedStepTest, ContinuesFromACheckpointWithTheSameBits) {
     return SaeSlot{"a", trained.sae.get(), &trained.step.moments(), &transform,
                    &trained.step.average()};
   };
-  CheckpointState state;
-  state.step = 6;
   const SaeSlot saved = slot_of(whole);
-  write_checkpoint(folder.path(), state, {&saved, 1}, "schema: 1\n", 2);
+  CheckpointContent content;
+  content.state.step = 6;
+  content.config_yaml = "schema: 1\n";
+  content.borrow({&saved, 1});
+  write_checkpoint(folder.path(), content, 2);
 
   Trained resumed = on_device(1, true);
   const SaeSlot loaded = slot_of(resumed);

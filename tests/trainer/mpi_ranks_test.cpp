@@ -55,11 +55,13 @@ TEST_F(MpiRanksTest, LeaveTheBytesOfOneProcess) {
 
 TEST_F(MpiRanksTest, StopTogetherWhenOneIsAskedAndContinue) {
   const TrainJob job = tiny_job(folder / "together", 40);
-  set_stop_requested(comm->rank() == comm->world_size() - 1);
+  const bool is_asked = comm->rank() == comm->world_size() - 1;
+  set_stop_requested(is_asked);
   const std::string line = first_line_of([&] { train_together(job); });
   set_stop_requested(false);
-  EXPECT_EQ(line,
-            job.run_dir.string() + ": stopped by a signal after step 0 of 40, everything is saved");
+  EXPECT_EQ(line, job.run_dir.string() + ": stopped by " +
+                      (is_asked ? "a signal" : "another rank") +
+                      " after step 0 of 40, everything is saved");
   train_together(job);
   expect_bytes_of_one_process();
 }

@@ -1,8 +1,7 @@
 // Kills at random moments, on changing numbers of ranks: the bytes are those of a run that was
-// never killed. THRESHER_KILLS sets how many (default 12).
+// never killed.
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <stdlib.h>
 
 #include <chrono>
 #include <thread>
@@ -22,8 +21,7 @@ TrainJob killable_job(const std::filesystem::path& run_dir) {
 }
 
 TEST(RandomKillsTest, CostNothing) {
-  const char* setting = getenv("THRESHER_KILLS");
-  const int kills = setting == nullptr ? 12 : std::atoi(setting);
+  const int kills = 12;
   const TemporaryFolder folder;
   const auto begin = std::chrono::steady_clock::now();
   ASSERT_EQ(ChildProcess([&] { train_on_threads(killable_job(folder / "whole")); }).wait(), 0);

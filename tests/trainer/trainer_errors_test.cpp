@@ -6,8 +6,10 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/safetensors.h"
 #include "sae/jumprelu_config.h"
 #include "trainer/checkpoint.h"
+#include "trainer/run_directory.h"
 #include "trainer/trained_sae.h"
 #include "training_testing.h"
 
@@ -30,6 +32,16 @@ class BadSource : public activation_cache::SyntheticSource {
  private:
   std::int64_t step_, lane_;
   bool throws_;
+};
+
+class AlwaysBadSource : public activation_cache::SyntheticSource {
+ public:
+  AlwaysBadSource() : SyntheticSource(tiny_world()) {}
+  void read(std::int64_t step, std::int64_t lane, std::size_t hook_index,
+            std::span<float> out) override {
+    SyntheticSource::read(step, lane, hook_index, out);
+    out[0] = std::numeric_limits<float>::infinity();
+  }
 };
 
 std::string train_on_bad_source(const TrainJob& job, int ranks, bool throws) {
@@ -104,6 +116,53 @@ TEST_P(BadRowTest, IsNamedAndNothingIsUpdatedByIt) {
   EXPECT_EQ(differing_files(folder / "a", folder / "b"), "");
 }
 INSTANTIATE_TEST_SUITE_P(OneAndFourRanks, BadRowTest, testing::Values(1, 4));
+
+TEST_P(BadRowTest, IsKeptForWhoeverLooksForTheCause) {
+  const TemporaryFolder folder;
+  train_on_bad_source(tiny_job(folder / "a", 40), GetParam(), false);
+  const auto kept = folder / "a/bad-steps/step-00000015-topk";
+  const Json record = Json::parse(read_text_file(kept / "record.json"), "record.json");
+  EXPECT_EQ(record.at("first_bad_value").as_string(), "the input, lane 6 row 3");
+  EXPECT_EQ(record.at("ranks").as_int(), GetParam());
+  // Lane 6 is in the file that begins with the first lane of its rank.
+  const std::int64_t first = GetParam() == 1 ? 0 : 6;
+  const SafetensorsFile file(kept / ("lanes-0000" + std::to_string(first) + ".safetensors"));
+  const std::vector<float> lane = file.read_float32("lane.6");
+  ASSERT_EQ(lane.size(), 8U * 16U);
+  for (std::size_t i = 0; i < lane.size(); ++i) {
+    EXPECT_EQ(std::isnan(lane[i]), i == 3 * 16 + 5) << i;
+  }
+}
+
+TEST_P(BadRowTest, IsLeftOutWhereThatIsWanted) {
+  const TemporaryFolder folder;
+  TrainJob job = tiny_job(folder / "a", 40);
+  job.config.on_bad_step = "skip";
+  EXPECT_EQ(train_on_bad_source(job, GetParam(), false), "no error");
+  const auto trained = [&](const char* name) { return folder / name / "metrics.jsonl"; };
+  std::int64_t topk_steps = 0, skipped = 0;
+  for_each_json_line(trained("a"), [&](const Json& line, const std::string&) {
+    if (line.at("sae").as_string() != "topk") return;
+    ++topk_steps;
+    EXPECT_NE(line.at("step").as_int(), 16);
+    if (const Json* count = line.find("skipped_steps")) skipped = count->as_int();
+  });
+  EXPECT_EQ(topk_steps, 39);
+  EXPECT_EQ(skipped, 1);
+}
+
+TEST(TrainerErrorsTest, MoreBadStepsThanMayBeSkippedStopTheRun) {
+  const TemporaryFolder folder;
+  TrainJob job = tiny_job(folder / "a", 40);
+  job.config.on_bad_step = "skip";
+  job.config.max_skipped_steps = 1;
+  job.config.batch_tokens = 64;
+  const std::string line = first_line_of([&] {
+    AlwaysBadSource source;
+    train(job, source, *comm::make_self_communicator());
+  });
+  EXPECT_EQ(line.substr(0, line.find(':')), "SAE topk, step 1");
+}
 
 TEST(TrainerErrorsTest, AReadThatFailsOnOneRankEndsAllWithItsReason) {
   const TemporaryFolder folder;

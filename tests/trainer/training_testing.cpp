@@ -96,6 +96,7 @@ TrainJob tiny_job(const std::filesystem::path& run_dir, std::int64_t steps) {
   job.config.decay_tokens = 64 * steps / 5;
   job.config.init_sample_rows = 512;
   job.config.checkpoint_every_tokens = 640;
+  job.config.background_checkpoints = false;  // at a kill it is known which were written
   job.saes.push_back(tiny_topk());
   job.saes.push_back(tiny_relu());
   job.run_dir = run_dir;
@@ -107,6 +108,7 @@ TrainJob tiny_job(const std::filesystem::path& run_dir, std::int64_t steps) {
 
 TrainJob rich_job(const std::filesystem::path& run_dir, std::int64_t steps) {
   TrainJob job = tiny_job(run_dir, steps);
+  job.config.background_checkpoints = true;
   job.config.decay_shape = "cosine";
   job.config.decay_floor = 0.1;
   job.config.ema_decay = 0.9;
