@@ -151,7 +151,7 @@ class DashboardWriter {
   Json feature(const StoredFeature& feature) {
     add_to_index(feature.summary);
     Json histogram = Json::array(), neighbours = Json::array(), partners = Json::array(),
-         explanations = Json::array();
+         explanations = Json::array(), stability = Json::array();
     for (const auto& [bin, count] : feature.histogram) {
       histogram.push_back(Json::array({bin, count}));
     }
@@ -166,12 +166,17 @@ class DashboardWriter {
       explanations.push_back(
           Json::array({visible_text(one.text), visible_text(one.method), visible_text(one.model)}));
     }
+    for (const LatentInOther& one : feature.stability) {
+      stability.push_back(
+          Json::array({visible_text(one.other), one.other_latent, rounded(one.cosine)}));
+    }
     return Json::object({{"h", histogram},
                          {"p", effects(feature.promoted)},
                          {"s", effects(feature.suppressed)},
                          {"n", neighbours},
                          {"c", partners},
                          {"x", explanations},
+                         {"r", stability},
                          {"e", examples(feature.examples)}});
   }
 

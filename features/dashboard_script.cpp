@@ -262,8 +262,7 @@ const link = i => {
   else for (const text of index.labels[i].slice(0, 3)) button.append(chip(text));
   return button;
 };
-const bars = (items, name, figure) => {
-  const most = Math.max(...items.map(item => Math.abs(item[1])), 1e-9);
+const bars = (items, name, figure, most = Math.max(...items.map(item => Math.abs(item[1])), 1e-9)) => {
   return make('ol', {class: 'bars', 'aria-label': name}, ...items.map(item => {
     const bar = make('span', {class: item[1] < 0 ? 'bar less' : 'bar', 'aria-hidden': 'true'});
     bar.style.width = 100 * Math.abs(item[1]) / most + '%';
@@ -365,6 +364,10 @@ const open = i => {
   parts.push(make('div', {class: 'pair'},
     block('Nearest directions', 'cosine of the decoder', bars(it.n.map(([o, v]) => [link(o), v]), 'nearest latents', item => digits(item[1]))),
     block('Fires together with', 'Jaccard index of tokens · tokens', bars(it.c.map(([o, n, j]) => [link(o), j, n]), 'co-firing latents', item => digits(item[1], 2) + ' · ' + whole(item[2])))));
+  if (it.r.length) {
+    parts.push(block('Found again', 'cosine with the nearest decoder direction of another run',
+      bars(it.r.map(([run, latent, v]) => [make('bdi', {text: run + ', latent ' + latent}), v]), 'other runs', item => digits(item[1]), 1)));
+  }
   const groups = [...new Set(it.e.filter(e => e[0] >= 0).map(e => e[0]))];
   for (const group of groups) {
     parts.push(block('Drawn at random, group ' + group, group === groups[0] ? 'the strongest part of a uniform sample of its contexts' : '',

@@ -58,6 +58,7 @@ vertical-align:bottom;unicode-bidi:isolate}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));gap:0 32px}
 ol.bars{list-style:none;margin:0;padding:0}
 ol.bars li{display:grid;grid-template-columns:minmax(0,1fr) 84px 92px;gap:8px;align-items:center;min-height:24px}
+ol.bars bdi{overflow-wrap:anywhere}
 ol.bars .chip{justify-self:start}
 ol.bars .figure{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .bar{height:8px;border-radius:2px;background:var(--accent);justify-self:start;min-width:1px}

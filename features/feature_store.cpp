@@ -15,6 +15,7 @@
 namespace thresher::features {
 namespace {
 
+constexpr double kMostCosine = 1.001;  // with float32 rounding
 constexpr const char* kSummaryColumns =
     "l.id, l.n_fired, l.density, l.mean, l.maximum, l.tokens, "
     "(SELECT e.text FROM explanations e WHERE e.latent = l.id ORDER BY e.id DESC LIMIT 1)";
@@ -75,6 +76,7 @@ struct FeatureStore::State {
   StoredExample example(const SqliteStatement& row);
   void read_examples(StoredFeature& feature);
   void read_explanations(StoredFeature& feature);
+  void read_stability(StoredFeature& feature);
 
   SqliteDatabase database;
   Json facts;
@@ -204,6 +206,20 @@ void FeatureStore::State::read_explanations(StoredFeature& feature) {
   }
 }
 
+void FeatureStore::State::read_stability(StoredFeature& feature) {
+  SqliteStatement rows = database.prepare(
+      "SELECT other, other_latent, cosine FROM stability WHERE latent = ? ORDER BY other LIMIT ?");
+  rows.bind(1, feature.summary.latent).bind(2, kMaxListEntries);
+  while (rows.step()) {
+    LatentInOther one{rows.text(0), rows.integer(1), rows.real(2)};
+    if (one.other_latent < 0 || one.other_latent >= kMaxLatents ||
+        !(std::abs(one.cosine) <= kMostCosine)) {
+      fail("a comparison with another SAE is not as it should be");
+    }
+    feature.stability.push_back(std::move(one));
+  }
+}
+
 FeatureStore::FeatureStore(const std::filesystem::path& path) {
   if (!std::filesystem::is_regular_file(path)) {
     throw ConfigError(fmt::format("{}: there is no feature store", display_path(path)),
@@ -264,6 +280,7 @@ StoredFeature FeatureStore::feature(std::int64_t latent) const {
   }
   state_->read_examples(out);
   state_->read_explanations(out);
+  state_->read_stability(out);
   return out;
 }
 

@@ -68,6 +68,14 @@ struct StoredExplanation {
 };
 inline constexpr std::size_t kMaxExplanationBytes = 4096;
 
+/// How well another SAE, usually of another seed, finds the latent again: the decoder direction
+/// that is nearest to its own.
+struct LatentInOther {
+  std::string other;  // the other run, as it was named
+  std::int64_t other_latent = 0;
+  double cosine = 0;
+};
+
 /// What lists show of a latent.
 struct LatentSummary {
   std::int64_t latent = 0;
@@ -88,6 +96,7 @@ struct StoredFeature {
   /// Strongest first, then the quantile groups from the strongest down, then silent ones.
   std::vector<StoredExample> examples;
   std::vector<StoredExplanation> explanations;  // newest first
+  std::vector<LatentInOther> stability;         // by name; empty where nothing was compared
 };
 
 enum class LatentOrder { kNumber, kDensity, kMaximum, kMean };
@@ -139,6 +148,13 @@ class FeatureStore {
 /// is too long.
 void add_explanations(const std::filesystem::path& path,
                       const std::vector<StoredExplanation>& explanations);
+
+/// Notes for every latent what `other` has of it: other_latent and cosine, one a latent of the
+/// store; what was noted of the same `other` is replaced. One process at a time. UsageError for
+/// another number of latents.
+void add_stability(const std::filesystem::path& path, const std::string& other,
+                   const std::vector<std::int64_t>& other_latent,
+                   const std::vector<double>& cosine);
 
 /// For --json and the server. Token bytes are made visible (core/visible_text.h).
 Json to_json(const LatentSummary& summary);

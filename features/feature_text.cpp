@@ -123,6 +123,10 @@ std::string feature_text(const StoredFeature& feature) {
     out += fmt::format("  {} ({}, {})\n", visible_text(one.text), visible_text(one.method),
                        visible_text(one.model));
   }
+  for (const LatentInOther& one : feature.stability) {
+    out += fmt::format("  found again in {}: latent {}, cosine {:.3f}\n", visible_text(one.other),
+                       one.other_latent, one.cosine);
+  }
   out += figures_text(feature);
   std::string last;
   for (const StoredExample& example : feature.examples) {

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/random.h"
 
 namespace thresher::features {
@@ -18,6 +19,7 @@ namespace {
 using Ids = std::vector<std::int32_t>;
 
 constexpr std::size_t kTextsInAPass = 32;
+constexpr std::int64_t kDirectionsInAPass = 8;
 
 /// The plain model's loss on what follows each prompt: its sum, and the number of tokens.
 std::pair<double, std::int64_t> loss_of_texts(host_model::HostModel& model,
@@ -71,39 +73,43 @@ SteeringBench::SteeringBench(const Subject& subject, SteeringTask task)
       task_(std::move(task)),
       scorer_(subject, task_.prompts, task_.attributes) {}
 
-void SteeringBench::add_texts(const std::vector<Ids>& prompts, const SteeredSettings* settings,
-                              std::vector<SteeringRow>& rows) {
+std::vector<host_model::Generated> SteeringBench::generate(const std::vector<Ids>& prompts,
+                                                           const SteeredSettings* settings,
+                                                           std::size_t n_rows) {
   host_model::GenerationRequest request = task_.generation;
   request.prompts.clear();
-  std::vector<Ids> all;
-  std::optional<Interventions> interventions;
-  for (std::size_t row = 0; row < rows.size(); ++row) {
-    for (const Ids& prompt : prompts) {
-      request.prompts.push_back({prompt, 0});
-      all.push_back(prompt);
-    }
+  for (std::size_t row = 0; row < n_rows; ++row) {
+    for (const Ids& prompt : prompts) request.prompts.push_back({prompt, 0});
   }
-  if (settings != nullptr) {
-    const auto n = static_cast<std::int64_t>(prompts.size());
-    Intervention one = settings->base;
-    if (settings->directions.defined())
-      one.direction = settings->directions.repeat_interleave(n, 0);
-    one.values.clear();
-    for (const double value : settings->values)
-      one.values.insert(one.values.end(), prompts.size(), value);
-    interventions.emplace(std::vector<Intervention>{one}, subject_.rules, *subject_.tokenizer,
-                          subject_.model->info());
-    request.hooks = interventions->hooks();
-  }
-  const std::vector<host_model::Generated> made = host_model::generate(*subject_.model, request);
+  if (settings == nullptr) return host_model::generate(*subject_.model, request);
+  const auto n = static_cast<std::int64_t>(prompts.size());
+  Intervention one = settings->base;
+  if (settings->directions.defined()) one.direction = settings->directions.repeat_interleave(n, 0);
+  one.values.clear();
+  for (const double value : settings->values)
+    one.values.insert(one.values.end(), prompts.size(), value);
+  Interventions interventions({one}, subject_.rules, *subject_.tokenizer, subject_.model->info());
+  request.hooks = interventions.hooks();
+  return host_model::generate(*subject_.model, request);
+}
+
+double SteeringBench::mean_share(std::span<const host_model::Generated> texts) const {
+  double sum = 0;
+  for (const host_model::Generated& text : texts)
+    sum += task_.words->share(subject_.tokenizer->decode(text.token_ids));
+  return sum / static_cast<double>(texts.size());
+}
+
+void SteeringBench::add_texts(const std::vector<Ids>& prompts, const SteeredSettings* settings,
+                              std::vector<SteeringRow>& rows) {
+  const std::vector<host_model::Generated> made = generate(prompts, settings, rows.size());
   for (std::size_t row = 0; row < rows.size(); ++row) {
-    const std::size_t first = row * prompts.size();
     const std::span<const host_model::Generated> of_row =
-        std::span(made).subspan(first, prompts.size());
-    const auto [sum, count] = loss_of_texts(
-        *subject_.model, std::span<const Ids>(all).subspan(first, prompts.size()), of_row);
+        std::span(made).subspan(row * prompts.size(), prompts.size());
+    const auto [sum, count] = loss_of_texts(*subject_.model, prompts, of_row);
     rows[row].perplexity = count == 0 ? std::numeric_limits<double>::quiet_NaN()
                                       : std::exp(sum / static_cast<double>(count));
+    if (task_.words) rows[row].share = mean_share(of_row);
     for (const host_model::Generated& text : of_row)
       rows[row].texts.push_back(subject_.tokenizer->decode(text.token_ids));
   }
@@ -159,19 +165,46 @@ at::Tensor SteeringBench::effects(const SteeredSettings& settings) {
   return (scorer_.score(settings).log_odds - scorer_.plain_log_odds().unsqueeze(0)).mean(1);
 }
 
+std::vector<double> SteeringBench::effects_on_success(const SteeredSettings& settings) {
+  if (!task_.words) return plain_vector(effects(settings).select(1, 0));
+  if (!plain_share_) plain_share_ = mean_share(generate(task_.prompts, nullptr, 1));
+  const auto n = static_cast<std::int64_t>(settings.values.size());
+  std::vector<double> out;
+  for (std::int64_t first = 0; first < n; first += kDirectionsInAPass) {
+    const std::int64_t count = std::min(kDirectionsInAPass, n - first);
+    SteeredSettings some = settings;
+    some.directions = settings.directions.narrow(0, first, count);
+    some.values.assign(settings.values.begin() + first, settings.values.begin() + first + count);
+    const auto made = generate(task_.prompts, &some, static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) {
+      out.push_back(mean_share(std::span(made).subspan(
+                        static_cast<std::size_t>(i) * task_.prompts.size(), task_.prompts.size())) -
+                    *plain_share_);
+    }
+    log_info(fmt::format("steer: texts along {} of {} directions", first + count, n));
+  }
+  return out;
+}
+
+double SteeringRow::success() const {
+  if (!std::isnan(share)) return share;
+  return log_odds.empty() ? std::numeric_limits<double>::quiet_NaN() : log_odds[0];
+}
+
 std::int64_t best_row(const std::vector<SteeringRow>& rows, double most_perplexity) {
   std::int64_t best = -1;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (!(rows[i].perplexity <= most_perplexity) || rows[i].log_odds.empty()) continue;
-    if (best < 0 || rows[i].log_odds[0] > rows[static_cast<std::size_t>(best)].log_odds[0])
+    if (!(rows[i].perplexity <= most_perplexity) || std::isnan(rows[i].success())) continue;
+    if (best < 0 || rows[i].success() > rows[static_cast<std::size_t>(best)].success())
       best = static_cast<std::int64_t>(i);
   }
   return best;
 }
 
 SteeringControl control(SteeringBench& bench, const Subject& subject,
-                        const SteeredSettings& settings, std::int64_t count, std::uint64_t seed,
-                        const PairReading& reading) {
+                        const SteeredSettings& settings, const ControlCounts& counts,
+                        std::uint64_t seed, const PairReading& reading) {
+  const std::int64_t count = counts.random_pairs;
   const host_model::HookPoint& point = settings.base.point;
   const at::Tensor direction = settings.directions[0];
   // Some words are sinks behind some prefixes, so more are drawn than are needed.
@@ -187,15 +220,15 @@ SteeringControl control(SteeringBench& bench, const Subject& subject,
   }
   differences = differences.narrow(0, 0, count);
   const RandomStream noise(seed, "features.isotropic_control");
-  at::Tensor isotropic = at::empty({count, direction.numel()}, at::kFloat);
+  at::Tensor isotropic = at::empty({counts.isotropic, direction.numel()}, at::kFloat);
   float* values = isotropic.mutable_data_ptr<float>();
   for (std::int64_t i = 0; i < isotropic.numel(); ++i)
     values[i] = static_cast<float>(noise.normal(static_cast<std::uint64_t>(i)));
   SteeredSettings all = settings;
   all.directions = at::cat({direction.unsqueeze(0), norm_matched(differences, direction),
                             norm_matched(isotropic, direction)});
-  all.values.assign(static_cast<std::size_t>(1 + 2 * count), settings.values.front());
-  const std::vector<double> effects = plain_vector(bench.effects(all).select(1, 0));
+  all.values.assign(static_cast<std::size_t>(all.directions.size(0)), settings.values.front());
+  const std::vector<double> effects = bench.effects_on_success(all);
   SteeringControl out;
   out.effect = effects.front();
   const auto middle = effects.begin() + 1 + static_cast<std::ptrdiff_t>(count);
@@ -212,7 +245,8 @@ SteeringControl control(SteeringBench& bench, const Subject& subject,
 
 at::Tensor norm_matched(const at::Tensor& vectors, const at::Tensor& direction) {
   const at::Tensor norms = vectors.norm(2, 1, /*keepdim=*/true);
-  THRESHER_CHECK(norms.min().item<double>() > 0, "a control direction is zero");
+  THRESHER_CHECK(norms.numel() == 0 || norms.min().item<double>() > 0,
+                 "a control direction is zero");
   return vectors / norms * direction.norm();
 }
 

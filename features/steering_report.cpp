@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "core/visible_text.h"
 #include "evaluation/text_table.h"
@@ -15,9 +17,10 @@ std::string number(double value, int digits = 2) {
   return std::isfinite(value) ? fmt::format("{:.{}f}", value, digits) : "-";
 }
 
-std::vector<std::string> headings(bool has_success) {
+std::vector<std::string> headings(const SteeringRow& row) {
   std::vector<std::string> out = {"setting", "positions", "coefficient"};
-  if (has_success) out.insert(out.end(), {"log-odds", "effect"});
+  if (!std::isnan(row.share)) out.push_back("share");
+  if (!row.log_odds.empty()) out.insert(out.end(), {"log-odds", "effect"});
   out.insert(out.end(), {"KL", "perplexity"});
   return out;
 }
@@ -27,6 +30,7 @@ std::vector<std::string> figures(const SteeringRow& row, const SteeringRow& plai
   const bool is_edited = !row.point.empty();
   std::vector<std::string> out = {row.name == "steered" ? row.point : row.name, row.positions,
                                   is_edited ? fmt::format("{:g}", row.value) : ""};
+  if (!std::isnan(row.share)) out.push_back(number(row.share, 3));
   if (!row.log_odds.empty()) {
     out.push_back(number(row.log_odds[0]));
     out.push_back(number(row.log_odds[0] - plain.log_odds[0]));
@@ -38,7 +42,7 @@ std::vector<std::string> figures(const SteeringRow& row, const SteeringRow& plai
 
 std::string rows_text(const std::vector<SteeringRow>& rows,
                       const std::vector<std::string>& prompts) {
-  std::vector<std::vector<std::string>> lines = {headings(!rows.front().log_odds.empty())};
+  std::vector<std::vector<std::string>> lines = {headings(rows.front())};
   lines.front().push_back("after \"" + prompts.front() + "\"");
   for (const SteeringRow& row : rows) {
     lines.push_back(figures(row, rows.front()));
@@ -54,11 +58,19 @@ std::string rows_text(const std::vector<SteeringRow>& rows,
   return evaluation::text_table(std::move(lines), n_columns);
 }
 
+/// A change of what success is: +0.123 of a share, +1.23 nats of log-odds.
+std::string success_text(const SteeringStudy& study, double change) {
+  return study.plan.words.empty() ? fmt::format("{:+.2f} nats", change)
+                                  : fmt::format("{:+.3f}", change);
+}
+
 /// What the figures come to, in words; one line each.
 std::vector<std::string> verdict(const SteeringStudy& study) {
   std::vector<std::string> lines;
-  if (study.plan.attributes.empty()) {
-    return {"No attribute was given: there is no score of success, and no setting was chosen."};
+  if (study.plan.attributes.empty() && study.plan.words.empty()) {
+    return {
+        "Neither attributes nor words were given: there is no score of success, and no setting was "
+        "chosen."};
   }
   if (!study.chosen) {
     return {fmt::format("No setting's texts stayed below {:g} times the plain model's perplexity.",
@@ -70,17 +82,24 @@ std::vector<std::string> verdict(const SteeringStudy& study) {
   const std::vector<SteeringRow>& rows = study.test_rows.empty() ? study.rows : study.test_rows;
   const SteeringRow& row = study.test_rows.empty() ? chosen : study.test_rows.back();
   lines.push_back(fmt::format(
-      "On the {} prompts: effect {:+.2f} nats, perplexity {:.2f} times the plain model's.",
-      study.test_rows.empty() ? "same" : "test", row.log_odds[0] - rows.front().log_odds[0],
+      "On the {} prompts: {} {}, perplexity {:.2f} times the plain model's.",
+      study.test_rows.empty() ? "same" : "test",
+      study.plan.words.empty()
+          ? std::string("effect")
+          : fmt::format("share of the words {:.3f}, of the plain model's {:.3f}, change", row.share,
+                        rows.front().share),
+      success_text(study, row.success() - rows.front().success()),
       row.perplexity / rows.front().perplexity));
   if (study.control) {
     const SteeringControl& control = *study.control;
-    lines.push_back(
-        fmt::format("It exceeds {} of {} differences of random word pairs of its norm (the largest "
-                    "{:+.2f}), and "
-                    "{} of {} isotropic draws (the largest {:+.2f}).",
-                    control.n_pairs_below, control.random_pairs.size(), control.random_pairs.back(),
-                    control.n_isotropic_below, control.isotropic.size(), control.isotropic.back()));
+    const auto exceeded = [&](std::int64_t n_below, const std::vector<double>& of,
+                              const char* what) {
+      lines.push_back(fmt::format("It exceeds {} of {} {} of its norm (the largest {}).", n_below,
+                                  of.size(), what, success_text(study, of.back())));
+    };
+    exceeded(control.n_pairs_below, control.random_pairs, "differences of random word pairs");
+    if (!control.isotropic.empty())
+      exceeded(control.n_isotropic_below, control.isotropic, "isotropic draws");
   }
   return lines;
 }
@@ -98,6 +117,7 @@ Json rows_json(const std::vector<SteeringRow>& rows) {
                                  {"value", row.value},
                                  {"log_odds", Json::array_of(row.log_odds)},
                                  {"kl", finite(row.kl)},
+                                 {"share", finite(row.share)},
                                  {"perplexity", finite(row.perplexity)},
                                  {"edited_rows", row.n_edited},
                                  {"sink_rows_left_alone", row.n_left_alone},
@@ -109,8 +129,7 @@ Json rows_json(const std::vector<SteeringRow>& rows) {
 void add_rows(evaluation::Page& page, const std::vector<SteeringRow>& rows,
               const std::vector<std::string>& prompts) {
   evaluation::PageTable table;
-  const bool has_success = !rows.front().log_odds.empty();
-  for (const std::string& heading : headings(has_success)) {
+  for (const std::string& heading : headings(rows.front())) {
     const bool is_text = heading == "setting" || heading == "positions";
     const bool is_nats = heading == "log-odds" || heading == "effect" || heading == "KL";
     table.columns.push_back({heading, is_nats ? "nats" : "", !is_text});
@@ -125,6 +144,48 @@ void add_rows(evaluation::Page& page, const std::vector<SteeringRow>& rows,
     table.rows.push_back(std::move(line));
   }
   page.add_table(table);
+}
+
+/// A figure of the sweep, hook point by coefficient, at one range of positions.
+evaluation::HeatMapChart sweep_map(const SteeringStudy& study, const std::string& positions,
+                                   const std::string& title, const std::string& unit,
+                                   const std::function<double(const SteeringRow&)>& figure) {
+  evaluation::HeatMapChart chart;
+  chart.title = fmt::format("{}, positions {}", title, positions);
+  chart.value_label = unit;
+  chart.row_label = "hook point";
+  chart.column_label = "coefficient";
+  chart.columns = study.plan.coefficients;
+  for (const SteeringRow& row : study.rows) {
+    if (row.name != "steered" || row.positions != positions) continue;
+    if (chart.rows.empty() || chart.rows.back() != row.point) chart.rows.push_back(row.point);
+    chart.values.push_back(figure(row));
+  }
+  return chart;
+}
+
+void add_sweep_maps(evaluation::Page& page, const SteeringStudy& study) {
+  const SteeringRow& plain = study.rows.front();
+  std::vector<std::string> ranges;
+  for (const SteeringRow& row : study.rows) {
+    if (row.name != "steered") continue;
+    if (std::find(ranges.begin(), ranges.end(), row.positions) == ranges.end())
+      ranges.push_back(row.positions);
+  }
+  std::vector<evaluation::HeatMapChart> charts;
+  for (const std::string& range : ranges) {
+    if (!std::isnan(plain.success())) {
+      const bool is_share = !study.plan.words.empty();
+      charts.push_back(sweep_map(
+          study, range, is_share ? "change of the share" : "effect", is_share ? "" : "nats",
+          [&](const SteeringRow& row) { return row.success() - plain.success(); }));
+    }
+    charts.push_back(
+        sweep_map(study, range, "perplexity over the plain text's", "",
+                  [&](const SteeringRow& row) { return row.perplexity / plain.perplexity; }));
+    charts.back().is_diverging = false;
+  }
+  page.add_charts(charts);
 }
 
 std::vector<std::vector<std::string>> matrix_lines(const SteeringStudy& study) {
@@ -159,6 +220,7 @@ Json study_json(const SteeringStudy& study) {
   for (const auto& [point, norm] : study.norms) norms[point] = norm;
   Json out = Json::object(
       {{"direction", study.plan.direction},
+       {"success", study.plan.words.empty() ? "log_odds" : "share"},
        {"norms", norms},
        {"prompts", Json::array_of(study.plan.prompts)},
        {"rows", rows_json(study.rows)},
@@ -191,6 +253,7 @@ evaluation::Page study_page(const SteeringStudy& study, const std::string& subje
   page.add_heading("Sweep");
   page.add_text(
       "Effects are against the plain model; perplexity is the plain model's on the text.");
+  add_sweep_maps(page, study);
   add_rows(page, study.rows, study.plan.prompts);
   if (!study.test_rows.empty()) {
     page.add_heading("Test prompts");

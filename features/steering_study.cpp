@@ -102,6 +102,7 @@ class Study {
     SteeringTask task;
     for (const std::string& text : prompts) task.prompts.push_back(prompt_tokens(subject_, text));
     task.attributes = plan_.attributes;
+    if (!plan_.words.empty()) task.words = WordList::read(plan_.words);
     task.generation.max_new_tokens = plan_.max_tokens;
     task.generation.temperature = plan_.temperature;
     task.generation.top_p = plan_.top_p;
@@ -186,12 +187,13 @@ class Study {
     SteeringBench& last = test ? *test : bench;
     if (!one.directions.defined()) return;
     if (plan_.controls > 0 && kind_ == Intervention::Kind::kAdd) {
-      log_info(fmt::format("steer: {} random directions of the same norm at {}", 2 * plan_.controls,
-                           row.point));
-      out.control = control(last, subject_, one, plan_.controls,
+      const std::int64_t isotropic = plan_.isotropic.value_or(plan_.controls);
+      log_info(fmt::format("steer: {} random directions of the same norm at {}",
+                           plan_.controls + isotropic, row.point));
+      out.control = control(last, subject_, one, {plan_.controls, isotropic},
                             static_cast<std::uint64_t>(plan_.seed), reading_);
     }
-    out.matrix = specificity(last, one);
+    if (!plan_.attributes.empty()) out.matrix = specificity(last, one);
   }
 
   /// Other directions at the chosen setting, of the main one's norm; and what the main one does
@@ -251,6 +253,8 @@ void SteeringPlan::declare(FieldVisitor& fields) {
   fields.field("coefficients", coefficients, {.help = "coefficients, or values to clamp to"});
   fields.field("prompts", prompts, {.help = "prompts on which the setting is chosen"});
   fields.field("test_prompts", test_prompts, {.help = "prompts on which it is tested"});
+  fields.field("words", words,
+               {.help = "a file of words: success is their share in the texts that are made"});
   fields.field("prompting", prompting, {.help = "baseline: a text before every prompt"});
   fields.field("others", others, {.help = "more directions for the attribute x direction matrix"});
   fields.field("confounder", confounder, {.help = "a direction that is projected out"});
@@ -259,7 +263,9 @@ void SteeringPlan::declare(FieldVisitor& fields) {
   fields.field("read", read,
                {.help = "positions of a pair that are read", .choices = {"mean", "last"}});
   fields.field("controls", controls,
-               {.help = "random directions of each kind", .min = 0, .max = 10000});
+               {.help = "differences of random pairs of words", .min = 0, .max = 10000});
+  fields.field("isotropic", isotropic,
+               {.help = "isotropic draws; as many as random pairs", .min = 0, .max = 10000});
   fields.field("most_perplexity", most_perplexity,
                {.help = "times the plain model's, of a setting that may be chosen", .min = 0});
   fields.field("max_tokens", max_tokens,

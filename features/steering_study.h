@@ -22,13 +22,15 @@ struct SteeringPlan {
   std::vector<std::string> positions = {"all"};
   std::vector<std::string> coefficients = {"1"};
   std::vector<std::string> prompts, test_prompts;
-  std::vector<Attribute> attributes;  // the first is what success is
-  std::string prompting;              // baseline: a text before every prompt
-  std::vector<std::string> others;    // directions for the matrix, at the chosen setting
-  std::string confounder;             // a direction that is projected out
-  std::string prefix, read = "mean";  // how pairs are read
-  std::int64_t controls = 99;         // random pairs, and as many isotropic draws
-  double most_perplexity = 2;         // times the plain model's, of a setting that may be chosen
+  std::vector<Attribute> attributes;      // the first is what success is, unless there are words
+  std::string words;                      // a file of words: success is their share in the texts
+  std::string prompting;                  // baseline: a text before every prompt
+  std::vector<std::string> others;        // directions for the matrix, at the chosen setting
+  std::string confounder;                 // a direction that is projected out
+  std::string prefix, read = "mean";      // how pairs are read
+  std::int64_t controls = 99;             // random pairs; 0: no control at all
+  std::optional<std::int64_t> isotropic;  // draws; without a number as many as random pairs
+  double most_perplexity = 2;  // times the plain model's, of a setting that may be chosen
   std::int64_t max_tokens = 32;
   double temperature = 0, top_p = 1;
   std::int64_t seed = 42;
@@ -58,9 +60,9 @@ struct SteeringStudy {
   std::vector<SpecificityRow> matrix;      // there too
 };
 
-/// Sweeps points x positions x coefficients on the prompts, chooses the setting with the largest
-/// log-odds of the first attribute whose texts' perplexity is at most `most_perplexity` times the
-/// plain model's, and looks at that setting once more on the test prompts, beside random
+/// Sweeps points x positions x coefficients on the prompts, chooses the setting of largest success
+/// (SteeringRow::success) whose texts' perplexity is at most `most_perplexity` times the plain
+/// model's, and looks at that setting once more on the test prompts, beside random
 /// directions. Baselines have the same sweep: embedding vectors of the direction's texts added at
 /// hook_embed (for directions made of texts alone), of which the best is chosen by the same rule.
 /// UsageError or ConfigError for a plan that cannot be run.

@@ -89,7 +89,7 @@ class StoreBuild {
   }
   void throw_if(bool was_stopped) const {
     if (!was_stopped) return;
-    throw StoppedBySignal("features build stopped by a signal", "",
+    throw StoppedBySignal("features build stopped by " + stop_reason(), "",
                           "run the same command again; nothing was written");
   }
   bool is_mine(std::int64_t item) const { return item % comm_.world_size() == comm_.rank(); }
@@ -215,11 +215,10 @@ void StoreBuild::write_store(std::size_t index) {
                        source_.context_tokens());
     writer.write(facts(index), *passes_[index], decoder_facts_[index], logs);
     sync_file(temporary);
-    fs::rename(temporary, path);
+    rename_file(temporary, path);
     sync_folder(path.parent_path());
   } catch (...) {
-    std::error_code ignored;
-    fs::remove(temporary, ignored);
+    remove_if_possible(temporary);
     throw;
   }
 }

@@ -27,6 +27,8 @@ CREATE TABLE examples(latent INTEGER NOT NULL, kind INTEGER NOT NULL, quantile I
   activations TEXT NOT NULL, PRIMARY KEY(latent, kind, quantile, place)) WITHOUT ROWID;
 CREATE TABLE explanations(id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, method TEXT NOT NULL,
   model TEXT NOT NULL, text TEXT NOT NULL, scores TEXT NOT NULL, UNIQUE(latent, method, model));
+CREATE TABLE stability(latent INTEGER NOT NULL, other TEXT NOT NULL, other_latent INTEGER NOT NULL,
+  cosine REAL NOT NULL, PRIMARY KEY(latent, other)) WITHOUT ROWID;
 CREATE INDEX latents_by_density ON latents(density, id);
 CREATE INDEX latents_by_maximum ON latents(maximum, id);
 CREATE INDEX latents_by_mean ON latents(mean, id);

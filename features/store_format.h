@@ -10,7 +10,7 @@ namespace thresher::features {
 /// What is in the file of a feature store; docs/feature-store.md describes it for others. Nothing
 /// else knows it.
 inline constexpr std::int64_t kStoreApplication = 0x54485246;  // "THRF", PRAGMA application_id
-inline constexpr std::int64_t kStoreVersion = 1;               // PRAGMA user_version
+inline constexpr std::int64_t kStoreVersion = 2;               // PRAGMA user_version
 inline constexpr const char* kStoreFormat = "thresher-feature-store";
 
 /// Values of examples.kind.

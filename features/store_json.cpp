@@ -89,7 +89,14 @@ Json to_json(const StoredFeature& feature) {
                                          {"scores", one.scores}}));
   }
   for (const StoredExample& one : feature.examples) examples.push_back(example_json(one));
+  Json stability = Json::array();
+  for (const LatentInOther& one : feature.stability) {
+    stability.push_back(Json::object({{"other", visible_text(one.other)},
+                                      {"latent", one.other_latent},
+                                      {"cosine", one.cosine}}));
+  }
   out["neighbours"] = std::move(neighbours);
+  out["stability"] = std::move(stability);
   out["co_firing"] = std::move(partners);
   out["explanations"] = std::move(explanations);
   out["examples"] = std::move(examples);

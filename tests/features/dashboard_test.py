@@ -17,20 +17,28 @@ from program import run  # noqa: E402
 
 SCHEMA = (SOURCE / "features/store_format.cpp").read_text().split('R"sql(')[1].split(')sql"')[0]
 # What must be shown and never be run, as the bytes of tokens.
+LONGEST = 10_000_000
 HOSTILE = [
     b"<script>window.pwned=1</script>", b"</script><script>window.pwned=1</script>", b"<img src=x onerror=window.pwned=1>",
     b"<!--<script>", b"]]>", b"\"'><svg onload=window.pwned=1>", b"{{constructor.constructor('window.pwned=1')()}}",
     b"${window.pwned=1}", b"javascript:window.pwned=1", b"&lt;b&gt;&#x3c;", b"\\u003cscript\\u003e", b"<iframe srcdoc='<script>1'>",
     b"__proto__", b"constructor", b"\x00\x01\x1b[31m\x7f", b"\xff\xfe\x80", "\u202eevil\u202c".encode(), "\u2066\u2069\u200b\ufeff".encode(),
-    "\u2028\u2029".encode(), "a\u0301\u0489".encode() * 40, "\U0001f468\u200d\U0001f469".encode(), b"\n\r\t", b"x" * (1 << 20),
+    "\u2028\u2029".encode(), "a\u0301\u0489".encode() * 40, "\U0001f468\u200d\U0001f469".encode(), b"\n\r\t", b"x" * LONGEST,
     b"<style>*{display:none}</style>", b"<base href=//evil>", b"<meta http-equiv=refresh content=0>", b"<a href=javascript:1>",
 ]
+# Ways out of where a page may have put a text, each with what it would do there.
+HOSTILE += [(way_out + deed).encode() for way_out in ("", "\"", "'", "`", "\\", "\\\"", "-->", "--!>", "]]>", "</script>", "</style>",
+                                                      "</title>", "</textarea>", "</noscript>", "</template>", "</svg>")
+            for deed in ("<script>pwned=1</script>", "<img src=x onerror=pwned=1>", "<svg/onload=pwned=1>", " onclick=pwned=1 x=",
+                         "+(pwned=1)+", ";pwned=1//", "<iframe src=javascript:pwned=1>", "<details open ontoggle=pwned=1>",
+                         "<object data=//evil.example/x>", "<link rel=stylesheet href=//evil.example/x>",
+                         "<form action=//evil.example/><input autofocus onfocus=pwned=1>", "<math><mtext></mtext><script>pwned=1")]
 
 
 def make_store(path, tokens, n_latents, context_tokens=16, explanations=()):
     """A store by hand: latent i fires most on token i % len(tokens)."""
     store = sqlite3.connect(path)
-    store.executescript("PRAGMA application_id=0x54485246; PRAGMA user_version=1;" + SCHEMA)
+    store.executescript("PRAGMA application_id=0x54485246; PRAGMA user_version=2;" + SCHEMA)
     n = len(tokens)
     facts = {"sae": "<b>made</b> by hand", "hook_point": "blocks.1.hook_resid_post", "n_latents": n_latents, "n_tokens": 100000}
     store.execute("INSERT INTO facts VALUES(?)", (json.dumps(facts),))
@@ -55,6 +63,8 @@ def make_store(path, tokens, n_latents, context_tokens=16, explanations=()):
                 json.dumps([[place % 8, 3.0 - place / 10], [(place + 3) % context_tokens, 0.5]])))
     for i, text in enumerate(explanations):
         store.execute("INSERT INTO explanations(latent, method, model, text, scores) VALUES(?, 'chat', 'm', ?, '{}')", (i, text))
+        store.execute("INSERT INTO stability VALUES(?, ?, 7, 0.75)", (i, text))
+    store.execute("INSERT OR IGNORE INTO stability VALUES(?, 'runs/second', 42, 0.5)", (min(1234, n_latents - 1),))
     store.commit()
     store.close()
 
@@ -136,7 +146,9 @@ class Dashboard(unittest.TestCase):
         self.assertEqual(page.evaluate("document.querySelectorAll('#detail .examples li').length"), 20)
         self.assertEqual(page.evaluate("document.querySelector('#detail .examples .l4').dataset.value"), "3")
         self.assertEqual(page.evaluate("document.querySelectorAll('#detail svg rect').length"), 3)
-        self.assertEqual(page.evaluate("document.querySelectorAll('#detail ol.bars').length"), 4)
+        self.assertEqual(page.evaluate("document.querySelectorAll('#detail ol.bars').length"), 5)
+        self.assertEqual(page.evaluate("document.querySelector('#detail [aria-label=\"other runs\"] li').textContent"),
+                         "runs/second, latent 420.5")
         self.assertEqual(page.evaluate("document.querySelector('#detail .bars .chip').textContent"), " word1234")
         page.evaluate("document.querySelector('#detail .link').click()")
         self.assertEqual(page.evaluate("document.querySelector('#detail h2').textContent"), "Latent 1235")
@@ -180,6 +192,9 @@ class Dashboard(unittest.TestCase):
         self.assertEqual(page.evaluate("document.getElementById('title').textContent"), "<b>made</b> by hand")
         shown = []
         for latent in range(len(HOSTILE)):
+            if latent == 150:  # Chromium stops a page after 200 changes of its address in ten seconds
+                self.expect_peace(page)
+                page = self.open("hostile")
             page.evaluate(f"location.hash = '#{latent}'")
             self.wait(page, "document.querySelector('#detail h2')?.textContent", f"Latent {latent}")
             shown.append(page.evaluate("document.querySelector('#detail .bars .chip').textContent"))
@@ -188,7 +203,7 @@ class Dashboard(unittest.TestCase):
         for word, text in zip(HOSTILE, shown):
             if word.isascii() and word.decode().isprintable() and len(word) < 200:
                 self.assertEqual(text, word.decode().replace("\\", "\\\\"))
-        self.assertEqual(shown[HOSTILE.index(b"x" * (1 << 20))], "x" * 200 + "… (1048576 bytes)")
+        self.assertEqual(shown[HOSTILE.index(b"x" * LONGEST)], "x" * 200 + "… (10000000 bytes)")
         self.assertIn("\\u{202e}evil\\u{202c}", shown)
         self.assertIn("\\x00\\x01\\x1b[31m\\x7f", shown)
         self.assertIn("\\xff\\xfe\\x80", shown)

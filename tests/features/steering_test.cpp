@@ -6,6 +6,9 @@
 #include <cmath>
 #include <limits>
 
+#include "core/error.h"
+#include "core/files.h"
+#include "tests/core/scratch_folder.h"
 #include "tests/evaluation/tiny_host.h"
 #include "tests/host_model/tiny_llama.h"
 
@@ -106,7 +109,7 @@ TEST(ContinuationScorer, EqualsPassesOverWholeTexts) {
 
 TEST(SteeringBench, LeavesAModelThatIsNotMovedAsItIs) {
   const Subject subject = llama_subject();
-  SteeringTask task{kPrompts, kAttributes, {}};
+  SteeringTask task{kPrompts, kAttributes, {}, {}};
   task.generation.max_new_tokens = 6;
   SteeringBench bench(subject, task);
   const SteeringRow plain = bench.plain();
@@ -129,9 +132,51 @@ TEST(SteeringBench, LeavesAModelThatIsNotMovedAsItIs) {
   // Tokens before a prompt are the same as a longer prompt.
   std::vector<Ids> longer = kPrompts;
   for (Ids& ids : longer) ids.insert(ids.begin(), {'w', ' '});
-  SteeringTask behind{longer, kAttributes, task.generation};
+  SteeringTask behind{longer, kAttributes, {}, task.generation};
   EXPECT_NEAR(bench.prompting({'w', ' '}).log_odds[1],
               SteeringBench(subject, behind).plain().log_odds[1], 1e-5);
+}
+
+TEST(WordList, CountsEachListedWordOnceAText) {
+  const testing::ScratchFolder folder;
+  write_file_atomically(folder.path() / "words.txt", "# la\nEst été # nous\ndans\n");
+  const WordList list = WordList::read(folder.path() / "words.txt");
+  EXPECT_DOUBLE_EQ(list.share("L'été EST long, est-ce la fin?"),
+                   2.0 / 8);  // of 8 words 2 are listed
+  EXPECT_DOUBLE_EQ(list.share("dans dans dans dans"), 1.0 / 4);
+  EXPECT_DOUBLE_EQ(list.share("dansant nous la"), 0);
+  EXPECT_DOUBLE_EQ(list.share(" 12, .\n"), 0);
+  write_file_atomically(folder.path() / "none.txt", "# est\n 1\n");
+  EXPECT_THROW(WordList::read(folder.path() / "none.txt"), ConfigError);
+}
+
+TEST(SteeringBench, SuccessIsTheShareOfListedWordsWhereThereIsAList) {
+  const testing::ScratchFolder folder;
+  std::string letters;  // a list in which one-letter words of half of the alphabet stand
+  for (char c = 'a'; c <= 'm'; ++c) letters += std::string(1, c) + " ";
+  write_file_atomically(folder.path() / "words.txt", letters);
+  const Subject subject = llama_subject();
+  SteeringTask task{kPrompts, {}, WordList::read(folder.path() / "words.txt"), {}};
+  task.generation.max_new_tokens = 40;
+  task.generation.temperature = 1;
+  SteeringBench bench(subject, task);
+  const SteeringRow plain = bench.plain();
+  SteeredSettings settings;
+  settings.base.point = kPoint;
+  settings.directions = testing::random_tensor({19, 32}, 1, 3);  // more than run together
+  settings.values.assign(19, 3);
+  const std::vector<SteeringRow> rows = bench.steered(settings);
+  const std::vector<double> effects = bench.effects_on_success(settings);
+  double largest = 0;
+  for (std::size_t i = 0; i < 19; ++i) {
+    double share = 0;
+    for (const std::string& text : rows[i].texts) share += task.words->share(text) / 3;
+    EXPECT_NEAR(rows[i].share, share, 1e-12);
+    EXPECT_EQ(rows[i].success(), rows[i].share);
+    EXPECT_NEAR(effects[i], rows[i].share - plain.share, 1e-12) << i;
+    largest = std::max(largest, std::abs(effects[i]));
+  }
+  EXPECT_GT(largest, 0.01);
 }
 
 TEST(BestRow, IsTheMostSuccessfulOfFluentRows) {
@@ -145,6 +190,8 @@ TEST(BestRow, IsTheMostSuccessfulOfFluentRows) {
   EXPECT_EQ(best_row(rows, 20), 2);
   EXPECT_EQ(best_row(rows, 30), 1);
   EXPECT_EQ(best_row(rows, 3), -1);
+  for (std::size_t i = 0; i < 4; ++i) rows[i].share = 0.1 * static_cast<double>(4 - i);
+  EXPECT_EQ(best_row(rows, 20), 0);
 }
 
 TEST(Controls, HaveTheNormOfTheDirection) {

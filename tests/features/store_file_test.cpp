@@ -152,8 +152,25 @@ TEST(FeatureStore, RefusesWhatIsNoStore) {
   change(other, "CREATE TABLE a(b)");
   EXPECT_EQ(first_line(other), ": this is no feature store");
   const fs::path newer = small_store("newer.sqlite");
-  change(newer, "PRAGMA user_version = 2");
-  EXPECT_EQ(first_line(newer), ": a feature store of version 2");
+  change(newer, "PRAGMA user_version = 3");
+  EXPECT_EQ(first_line(newer), ": a feature store of version 3");
+}
+
+TEST(FeatureStore, KeepsHowWellOtherRunsFindALatentAgain) {
+  const fs::path path = small_store("stability.sqlite");
+  EXPECT_TRUE(FeatureStore(path).feature(1).stability.empty());
+  add_stability(path, "runs/b", {4, 5, 6}, {0.1, 0.2, 0.3});
+  add_stability(path, "runs/a", {0, 1, 2}, {0.7, 0.8, 0.9});
+  add_stability(path, "runs/b", {7, 8, 9}, {0.4, -0.5, 0.6});
+  const std::vector<LatentInOther> found = FeatureStore(path).feature(1).stability;
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].other, "runs/a");
+  EXPECT_EQ(found[0].other_latent, 1);
+  EXPECT_EQ(found[0].cosine, 0.8);
+  EXPECT_EQ(found[1].other, "runs/b");
+  EXPECT_EQ(found[1].other_latent, 8);
+  EXPECT_EQ(found[1].cosine, -0.5);
+  EXPECT_THROW(add_stability(path, "runs/c", {1, 2}, {0.5, 0.5}), UsageError);
 }
 
 TEST(FeatureStore, RefusesASchemaThatIsNotItsOwn) {
@@ -186,6 +203,8 @@ TEST(FeatureStore, NamesWhatIsDamaged) {
             ": an activation outside its example");
   EXPECT_EQ(damaged("UPDATE examples SET kind = 9"), ": an example of kind 9");
   EXPECT_EQ(damaged("UPDATE latents SET neighbours = '[[77,0.5]]'"), ": it speaks of latent 77");
+  EXPECT_EQ(damaged("INSERT INTO stability VALUES(0, 'a', -1, 0.5)"),
+            ": a comparison with another SAE is not as it should be");
   EXPECT_NE(damaged("UPDATE latents SET histogram = '[[['"), "sound");
 }
 

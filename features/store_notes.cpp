@@ -61,4 +61,29 @@ void add_explanations(const std::filesystem::path& path,
   database.close();
 }
 
+void add_stability(const std::filesystem::path& path, const std::string& other,
+                   const std::vector<std::int64_t>& other_latent,
+                   const std::vector<double>& cosine) {
+  const auto n_latents = static_cast<std::size_t>(FeatureStore(path).n_latents());
+  if (other_latent.size() != n_latents || cosine.size() != n_latents) {
+    throw UsageError(fmt::format("{}: {} latents compared", display_path(path), cosine.size()),
+                     fmt::format("the {} of the store", n_latents));
+  }
+  SqliteDatabase database(path, SqliteDatabase::Mode::kUpdate);
+  check_schema(database);
+  database.run("BEGIN IMMEDIATE");
+  {
+    SqliteStatement forget = database.prepare("DELETE FROM stability WHERE other = ?");
+    forget.bind(1, std::string_view(other)).run();
+    SqliteStatement insert = database.prepare(
+        "INSERT INTO stability(latent, other, other_latent, cosine) VALUES(?, ?, ?, ?)");
+    for (std::size_t latent = 0; latent < n_latents; ++latent) {
+      insert.bind(1, static_cast<std::int64_t>(latent)).bind(2, std::string_view(other));
+      insert.bind(3, other_latent[latent]).bind(4, cosine[latent]).run();
+    }
+  }
+  database.run("COMMIT");
+  database.close();
+}
+
 }  // namespace thresher::features
