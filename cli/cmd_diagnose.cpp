@@ -11,11 +11,13 @@
 #include "cli/text_inputs.h"
 #include "comm/communicator.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/log.h"
 #include "core/visible_text.h"
 #include "evaluation/run_record.h"
 #include "features/damage.h"
 #include "features/diagnosis.h"
+#include "features/feature_store.h"
 #include "trainer/run_directory.h"
 
 namespace thresher::cli {
@@ -105,6 +107,23 @@ features::NamedSae partner(const fs::path& run, const Experiment& other,
   return load_run_sae(run, at_point.front(), config.hook_point);
 }
 
+/// Feature stores of the run, if there are any, show it on each latent's page.
+void note_stability(const DiagnoseOptions& options, const std::string& sae,
+                    const std::string& other, const features::Stability& stability) {
+  const fs::path store = features::store_path(options.path, sae);
+  if (!fs::exists(store)) return;
+  const Json sha256 =
+      sha256_file(trainer::sae_folder(options.path, sae) / "sae_weights.safetensors");
+  if (features::FeatureStore(store).facts().at("sae_sha256") != sha256) {
+    log_warning(
+        fmt::format("{}: made from other weights, so nothing is noted in it", display_path(store)));
+    return;
+  }
+  features::add_stability(store, other, stability.best_latent, stability.best_cosine);
+  log_info(fmt::format("{}: notes for every latent how well {} finds it again", display_path(store),
+                       visible_text(other)));
+}
+
 void compare_seeds(const DiagnoseOptions& options, const Experiment& experiment, Report& report) {
   for (const std::string& path : options.against) {
     const Experiment other = load_run(path, {});
@@ -116,6 +135,7 @@ void compare_seeds(const DiagnoseOptions& options, const Experiment& experiment,
       Json& entry = report.saes[config->name];
       if (entry.find("stability") == nullptr) entry["stability"] = Json::array();
       entry["stability"].push_back(features::stability_json(path, stability));
+      note_stability(options, config->name, path, stability);
       report.text += fmt::format(
           "\n{} against {}: best decoder cosine {:.3f} in the mean, above {} for {:.1f} % of "
           "latents\n",
@@ -162,8 +182,10 @@ void add_diagnose(CLI::App& app, Action& action) {
       "found.");
   const auto options = std::make_shared<DiagnoseOptions>();
   command->add_option("RUN", options->path, "the run directory")->required();
-  command->add_option("--against", options->against,
-                      "runs with other seeds: which latents they find again");
+  command->add_option(
+      "--against", options->against,
+      "runs with other seeds: which latents they find again; noted in the run's feature "
+      "stores, too");
   command->add_option("--tokens", options->damage.tokens, "of held-out text")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

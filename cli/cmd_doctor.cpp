@@ -138,7 +138,12 @@ Check check_path(const std::string& key, const std::string& path) {
                       visible_text(std::filesystem::current_path().string()))};
 }
 
-void add_experiment_checks(const Experiment& experiment, std::vector<Check>& checks) {
+/// Where the ranks of a job are.
+struct Ranks {
+  int all = 1, on_host = 1;
+};
+
+void add_experiment_checks(const Experiment& experiment, Ranks ranks, std::vector<Check>& checks) {
   if (!experiment.activations) {
     checks.push_back(check_path("host_model.weights", experiment.host_model.weights));
   }
@@ -159,13 +164,18 @@ void add_experiment_checks(const Experiment& experiment, std::vector<Check>& che
   };
   add(check_file_system("cache.dir", experiment.cache.dir));
   add(check_file_system("run.dir", experiment.run.dir));
+  const bool is_whole = std::none_of(checks.begin(), checks.end(), [](const Check& check) {
+    return check.status == Status::kFail;
+  });
+  if (is_whole) add(check_needs(experiment, ranks.all, ranks.on_host));
 }
 
 /// Everything but MPI.
-std::vector<Check> all_checks(const DoctorOptions& options) {
+std::vector<Check> all_checks(const DoctorOptions& options, Ranks ranks) {
   std::vector<Check> checks = {check_versions()};
-  const std::vector<Check> machine = check_machine(THRESHER_HAS_CUDA != 0);
-  checks.insert(checks.end(), machine.begin(), machine.end());
+  for (const auto& more : {check_libraries(), check_machine(THRESHER_HAS_CUDA != 0)}) {
+    checks.insert(checks.end(), more.begin(), more.end());
+  }
   checks.push_back(check_thread_bits());
   if (options.path.empty()) {
     const std::vector<Check> disk = check_file_system("working directory", ".");
@@ -175,7 +185,11 @@ std::vector<Check> all_checks(const DoctorOptions& options) {
   try {
     const Experiment experiment = load_experiment(options.path, options.overrides);
     checks.push_back({Status::kOk, "experiment", visible_text(options.path)});
-    add_experiment_checks(experiment, checks);
+    // Threads of one process count as ranks as those of a launcher do.
+    if (ranks.all == 1 && experiment.comm.ranks > 1) {
+      ranks.all = ranks.on_host = static_cast<int>(experiment.comm.ranks);
+    }
+    add_experiment_checks(experiment, ranks, checks);
   } catch (const Error& error) {
     checks.push_back(
         {Status::kFail, "experiment", error.first_line(),
@@ -224,7 +238,7 @@ void run_doctor(const DoctorOptions& options) {
   start(options);
   if (!comm::is_launched_by_mpi()) {
     const Check mpi = check_mpi_alone();  // first: it forks
-    std::vector<Check> checks = all_checks(options);
+    std::vector<Check> checks = all_checks(options, {});
     checks.push_back(mpi);
     checks.push_back(check_launcher());
     print_checks(options, checks);
@@ -234,7 +248,7 @@ void run_doctor(const DoctorOptions& options) {
   with_ranks(config, Device::kCpu, [&](comm::Communicator& comm) {
     const comm::HostPlace place = comm::place_on_host(comm);
     if (!comm.is_root()) return;
-    std::vector<Check> checks = all_checks(options);
+    std::vector<Check> checks = all_checks(options, {comm.world_size(), place.ranks_on_host});
     checks.push_back({Status::kOk, "mpi",
                       fmt::format("{} ranks, {} of them on this host; {}", comm.world_size(),
                                   place.ranks_on_host, comm::mpi_library_version())});
@@ -250,9 +264,11 @@ void add_doctor(CLI::App& app, Action& action) {
   command->footer(
       "Each line is ok, warn or fail, with advice under it. Writes only into scratch folders that "
       "it\n"
-      "removes. Ends with 78 if a check failed. Under mpirun it checks the ranks, too.");
+      "removes. Ends with 78 if a check failed. Under mpirun it checks the ranks, too. For an\n"
+      "experiment without a complete cache it loads text and model to tell what a harvest takes.");
   const auto options = std::make_shared<DoctorOptions>();
-  command->add_option("EXPERIMENT.yaml", options->path, "check its paths and folders, too");
+  command->add_option("EXPERIMENT.yaml", options->path,
+                      "check its paths and folders and what it needs, too");
   add_set_option(*command, *options);
   add_output_options(*command, *options);
   command->callback([&action, options] { action = [options] { run_doctor(*options); }; });

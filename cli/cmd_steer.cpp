@@ -6,6 +6,7 @@
 #include <span>
 
 #include "cli/commands.h"
+#include "cli/plan_options.h"
 #include "cli/subject.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -21,7 +22,6 @@ using features::SteeringPlan;
 
 struct SteerOptions : SubjectOptions {
   std::string plan_file, page;
-  SteeringPlan given;  // what the command line says; the rest is the plan file's, or the default
   std::vector<std::string> positive, negative;
 };
 
@@ -40,14 +40,11 @@ std::int64_t find_latent(const std::string& run, const std::string& sae, std::st
   return found.front().latent;
 }
 
-/// Options that the command line gave, put over what the plan says.
-using Merge = std::function<void(const SteeringPlan& given, SteeringPlan& plan)>;
-
-void run_steer(const SteerOptions& options, const std::vector<Merge>& merges) {
+void run_steer(const SteerOptions& options, const PlanOptions<SteeringPlan, CLI::App>& given) {
   start(options);
   SteeringPlan plan;
   if (!options.plan_file.empty()) plan = features::read_steering_plan(options.plan_file);
-  for (const Merge& merge : merges) merge(options.given, plan);
+  given.put_over(plan);
   if (plan.sae.empty()) plan.sae = options.sae;
   if (!options.positive.empty() || !options.negative.empty()) {
     plan.attributes.insert(plan.attributes.begin(),
@@ -81,18 +78,11 @@ void add_steer(CLI::App& app, Action& action) {
       "1.5*pair:A|B+latent:7. Positions are all, end (from the prompt's last token on), last, or\n"
       "FIRST:END; sinks are never read or edited. What a plan file says, options override.");
   const auto options = std::make_shared<SteerOptions>();
-  const auto merges = std::make_shared<std::vector<Merge>>();
-  SteeringPlan& given = options->given;
   add_subject_options(*command, *options);
   command->add_option("--plan", options->plan_file, "a YAML file with what the options below say");
+  const auto given = std::make_shared<PlanOptions<SteeringPlan, CLI::App>>(*command);
   const auto add = [&](const char* flag, auto SteeringPlan::*member, const char* help) {
-    CLI::Option* option = command->add_option(flag, given.*member, help);
-    if constexpr (std::is_same_v<std::decay_t<decltype(given.*member)>, std::vector<std::string>>)
-      option->allow_extra_args(false);
-    merges->push_back([option, member](const SteeringPlan& from, SteeringPlan& to) {
-      if (option->count() > 0) to.*member = from.*member;
-    });
-    return option;
+    return given->add(flag, member, help);
   };
   add("--direction", &SteeringPlan::direction, "what is added");
   add("--kind", &SteeringPlan::kind, "add, clamp, scale or project");
@@ -105,7 +95,10 @@ void add_steer(CLI::App& app, Action& action) {
   add("--confounder", &SteeringPlan::confounder, "a direction that is projected out");
   add("--prefix", &SteeringPlan::prefix, "what pairs are read behind; else BOS or a line break");
   add("--read", &SteeringPlan::read, "positions of a pair that are read: mean or last");
-  add("--controls", &SteeringPlan::controls, "random directions of each kind")
+  add("--words", &SteeringPlan::words, "a file of words: success is their share in the texts");
+  add("--controls", &SteeringPlan::controls, "differences of random pairs of words")
+      ->check(CLI::Range(0, 10000));
+  add("--isotropic", &SteeringPlan::isotropic, "isotropic draws; else as many as random pairs")
       ->check(CLI::Range(0, 10000));
   add("--max-tokens", &SteeringPlan::max_tokens, "tokens of a text")->check(CLI::Range(1, 4096));
   add("--temperature", &SteeringPlan::temperature, "of texts")->check(CLI::Range(0.0, 100.0));
@@ -118,7 +111,7 @@ void add_steer(CLI::App& app, Action& action) {
       ->allow_extra_args(false);
   command->add_option("--page", options->page, "write a page, one HTML file");
   command->callback(
-      [&action, options, merges] { action = [options, merges] { run_steer(*options, *merges); }; });
+      [&action, options, given] { action = [options, given] { run_steer(*options, *given); }; });
 }
 
 }  // namespace thresher::cli

@@ -59,12 +59,6 @@ Kind kind_of(const std::filesystem::path& folder) {
   return found == kKinds.end() ? Kind{magic, "unknown", Where::kUnusual} : *found;
 }
 
-std::filesystem::path nearest_folder(const std::filesystem::path& folder) {
-  std::filesystem::path at = std::filesystem::absolute(folder).lexically_normal();
-  while (!std::filesystem::is_directory(at) && at != at.parent_path()) at = at.parent_path();
-  return at;
-}
-
 /// A folder of its own that is gone afterwards.
 class Scratch {
  public:
@@ -149,6 +143,12 @@ Check check_space(const std::string& name, const std::filesystem::path& folder) 
 }
 
 }  // namespace
+
+std::filesystem::path nearest_folder(const std::filesystem::path& folder) {
+  std::filesystem::path at = std::filesystem::absolute(folder).lexically_normal();
+  while (!std::filesystem::is_directory(at) && at != at.parent_path()) at = at.parent_path();
+  return at;
+}
 
 std::vector<Check> check_file_system(const std::string& name, const std::filesystem::path& folder) {
   const std::filesystem::path existing = nearest_folder(folder);

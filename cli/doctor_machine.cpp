@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +24,7 @@ namespace {
 using Status = Check::Status;
 
 constexpr std::uint64_t kLittleMemory = std::uint64_t{2} << 30U;
+constexpr std::uint64_t kLittleSharedMemory = std::uint64_t{256} << 20U;
 constexpr rlim_t kFewFiles = 1024;
 
 /// The whole of a small kernel file; empty where there is none. (They say their size is 0.)
@@ -138,26 +140,53 @@ Check check_numa() {
           fmt::format("{} nodes; one rank a node keeps memory near (mpirun --map-by numa)", nodes)};
 }
 
-Check check_memory() {
+struct Memory {
+  std::uint64_t usable = 0;
+  std::string description;
+};
+
+Memory find_memory() {
   const std::string info = kernel_file("/proc/meminfo");
   const std::uint64_t total = number_in(value_of(info, "MemTotal")).value_or(0) * 1024;
-  std::uint64_t usable = number_in(value_of(info, "MemAvailable")).value_or(0) * 1024;
-  std::string found = fmt::format("{} of {} available", format_bytes(usable), format_bytes(total));
+  Memory memory;
+  memory.usable = number_in(value_of(info, "MemAvailable")).value_or(0) * 1024;
+  memory.description =
+      fmt::format("{} of {} available", format_bytes(memory.usable), format_bytes(total));
   for (const auto& group : control_groups()) {
     const auto limit = number_in(kernel_file(group / "memory.max"));
     const auto used = number_in(kernel_file(group / "memory.current"));
     if (!limit || !used) continue;
     const std::uint64_t left = *limit > *used ? *limit - *used : 0;
-    if (left < usable) {
-      usable = left;
-      found = fmt::format("{} left of the {} that a control group grants", format_bytes(left),
-                          format_bytes(*limit));
-    }
+    if (left >= memory.usable) continue;
+    memory.usable = left;
+    memory.description = fmt::format("{} left of the {} that a control group grants",
+                                     format_bytes(left), format_bytes(*limit));
   }
-  if (usable >= kLittleMemory) return {Status::kOk, "memory", found};
-  return {Status::kWarn, "memory", found,
+  return memory;
+}
+
+Check check_memory() {
+  const Memory memory = find_memory();
+  if (memory.usable >= kLittleMemory) return {Status::kOk, "memory", memory.description};
+  return {Status::kWarn, "memory", memory.description,
           "a rank needs the host model's weights and about 16 bytes a parameter of each SAE; fewer "
           "ranks on this host need less"};
+}
+
+Check check_shared_memory() {
+  const std::string name = "/dev/shm";
+  struct statvfs shm {};
+  if (statvfs("/dev/shm", &shm) != 0) {
+    return {Status::kWarn, name, "not there", "ranks of one host meet in it: mount a tmpfs there"};
+  }
+  const std::uint64_t size = std::uint64_t{shm.f_blocks} * shm.f_frsize;
+  const std::uint64_t free_bytes = std::uint64_t{shm.f_bavail} * shm.f_frsize;
+  const std::string found =
+      fmt::format("{} free of {}", format_bytes(free_bytes), format_bytes(size));
+  if (free_bytes >= kLittleSharedMemory) return {Status::kOk, name, found};
+  return {Status::kWarn, name, found,
+          "ranks of one host meet in it, and so does NCCL: give a container --shm-size 1g, or "
+          "remove what other jobs left there"};
 }
 
 Check check_open_files() {
@@ -238,9 +267,12 @@ Check check_thread_environment() {
 
 }  // namespace
 
+std::uint64_t usable_memory_bytes() { return find_memory().usable; }
+
 std::vector<Check> check_machine(bool has_cuda) {
-  std::vector<Check> checks = {check_cpu(),    check_cores(),      check_numa(),
-                               check_memory(), check_open_files(), check_locked_memory()};
+  std::vector<Check> checks = {check_cpu(),          check_cores(),         check_numa(),
+                               check_memory(),       check_shared_memory(), check_open_files(),
+                               check_locked_memory()};
   const std::vector<Check> gpus = check_gpus(has_cuda);
   checks.insert(checks.end(), gpus.begin(), gpus.end());
   checks.push_back(check_thread_environment());

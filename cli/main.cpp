@@ -8,6 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/ranks.h"
+#include "comm/rank_watch.h"
 #include "core/config.h"
 #include "core/error.h"
 #include "core/stop_signal.h"
@@ -16,9 +17,10 @@ namespace thresher::cli {
 namespace {
 
 constexpr std::array kSubcommands = {
-    add_run,      add_harvest, add_cache,  add_train,  add_eval,     add_diagnose,  add_encode,
-    add_generate, add_steer,   add_probe,  add_ablate, add_features, add_dashboard, add_serve,
-    add_geometry, add_compare, add_report, add_doctor, add_config,   add_bench,     add_version};
+    add_run,       add_harvest,  add_cache,    add_train,   add_eval,   add_diagnose,
+    add_encode,    add_generate, add_steer,    add_probe,   add_ablate, add_features,
+    add_dashboard, add_serve,    add_geometry, add_compare, add_report, add_status,
+    add_flight,    add_doctor,   add_config,   add_bench,   add_version};
 
 constexpr const char* kFooter =
     "An experiment is one YAML file; `thresher config reference` lists every key.\n"
@@ -79,6 +81,7 @@ int main(int argc, char** argv) {
   try {
     thresher::cli::set_command_line(argc, argv);
     thresher::install_stop_signals();
+    thresher::comm::install_crash_report();
     thresher::cli::run(argc, argv);
     return 0;
   } catch (...) {

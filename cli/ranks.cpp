@@ -58,10 +58,11 @@ void print_failure(const Failure& failure) {
 namespace {
 
 /// Several ranks often fail together, one because of another. Rank 0 speaks at once; the others
-/// wait for it. False when the launcher ended the job meanwhile: rank 0 has said why.
-bool has_rank_0_kept_silent() {
+/// wait for it, and then one after the other. False when the launcher ended the job meanwhile: a
+/// lower rank has said why.
+bool have_lower_ranks_kept_silent(int rank) {
   const bool was_stopping = stop_requested();
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 100 + 25 * (rank - 1); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     if (!was_stopping && stop_requested()) return false;
   }
@@ -107,12 +108,13 @@ void run_mpi(const comm::CommConfig& config, Device device, bool wants_nccl,
     if (comm->world_size() == 1) throw;
     Failure failure = describe_failure(std::current_exception());
     if (!comm->is_root()) {
-      if (!has_rank_0_kept_silent()) comm::MpiEnvironment::abort(static_cast<int>(failure.code));
+      if (!have_lower_ranks_kept_silent(comm->rank()))
+        comm::MpiEnvironment::abort(static_cast<int>(failure.code));
       if (failure.message.rfind("rank ", 0) != 0) {
         failure.message = fmt::format("rank {}: {}", comm->rank(), failure.message);
       }
-      if (on_failure) on_failure(failure, comm->rank(), comm->world_size());
     }
+    if (on_failure) on_failure(failure, comm->rank(), comm->world_size());
     print_failure(failure);
     comm::MpiEnvironment::abort(static_cast<int>(failure.code));
   }

@@ -20,7 +20,7 @@ Failure describe_failure(const std::exception_ptr& error);
 /// Prints "error: <message>" once to stderr ("stopped: ..." for StoppedBySignal).
 void print_failure(const Failure& failure);
 
-/// Called on a rank other than 0 that fails alone, before it ends the job.
+/// Called on a rank of several that fails, before it ends the job.
 using FailureHook = std::function<void(const Failure& failure, int rank, int world_size)>;
 
 /// Runs `work` on every rank that `config` and the launcher ask for: this process alone, threads of

@@ -17,12 +17,14 @@ std::filesystem::path made(const std::filesystem::path& folder) {
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
-/// True if status.json already tells the end of this very process.
-bool has_told(const std::filesystem::path& run_dir) {
+/// True if status.json already tells the end of this very process, or of another rank that was
+/// stopped with it and knows the step.
+bool has_told(const std::filesystem::path& run_dir, const Failure& failure) {
   const std::filesystem::path path = run_dir / "status.json";
   if (!std::filesystem::exists(path)) return false;
   const Json status = Json::parse(read_text_file(path, 1 << 20), path.string());
   const std::string& state = status.at("state").as_string("state");
+  if (failure.code == ExitCode::kStopped && state == "stopped") return true;
   return state != "running" && state != "done" &&
          status.at("host").as_string("host") == host_name() &&
          status.at("pid").as_int("pid") == getpid();
@@ -48,12 +50,25 @@ void RunStage::finish() {
   trainer::write_status(run_dir_, status);
 }
 
+void mark_failed(const std::filesystem::path& run_dir, const Failure& failure) noexcept {
+  try {
+    const std::filesystem::path path = run_dir / "status.json";
+    Json status = Json::parse(read_text_file(path, 1 << 20), path.string());
+    status["state"] = "failed";
+    status["exit_code"] = static_cast<int>(failure.code);
+    status["message"] = first_line(failure.message);
+    write_file_atomically(path, status.dump(2) + "\n");
+  } catch (const std::exception& error) {
+    log_debug(std::string("status.json was not written: ") + error.what());
+  }
+}
+
 void record_failure(const std::filesystem::path& run_dir, const std::string& stage,
                     const Failure& failure, int ranks) noexcept {
   try {
     make_folders(run_dir);
     const FolderLock lock(run_dir, stage);
-    if (has_told(run_dir)) return;
+    if (has_told(run_dir, failure)) return;
     trainer::RunStatus status;
     status.state = failure.code == ExitCode::kStopped ? "stopped" : "failed";
     status.stage = stage;

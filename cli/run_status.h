@@ -31,4 +31,8 @@ class RunStage {
 void record_failure(const std::filesystem::path& run_dir, const std::string& stage,
                     const Failure& failure, int ranks) noexcept;
 
+/// Changes RUN/status.json to say that the job failed, keeping how far it came; for a process that
+/// another's death has just made speak, whoever holds the lock. Never throws.
+void mark_failed(const std::filesystem::path& run_dir, const Failure& failure) noexcept;
+
 }  // namespace thresher::cli

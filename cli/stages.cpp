@@ -11,10 +11,14 @@
 #include "cli/run_status.h"
 #include "cli/text_inputs.h"
 #include "cli/versions.h"
+#include "comm/agreement.h"
+#include "comm/rank_watch.h"
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "core/stop_signal.h"
 #include "evaluation/clean_pass.h"
 #include "evaluation/row_evaluation.h"
 #include "sae/thread_check.h"
@@ -277,6 +281,8 @@ trainer::TrainResult train_stage(Experiment& experiment, bool fresh, comm::Commu
           activation_cache::read_cache_identity(experiment.cache.dir).at("dtype").as_string();
     }
   });
+  // Ranks on other hosts may see another file system under the same name.
+  comm::agree_on(comm, Json::object({{"cache", source->identity()}}), "open the cache");
   trainer::TrainJob job = experiment.train_job(fresh);
   job.start_facts = Json::object({{"command", command_line()},
                                   {"working_directory", std::filesystem::current_path().string()},
@@ -300,10 +306,55 @@ trainer::TrainResult train_stage(Experiment& experiment, bool fresh, comm::Commu
   return trainer::train(job, *source, comm);
 }
 
+namespace {
+
+/// What must be the same on every rank before it is worth to begin.
+void check_same_job(const Experiment& experiment, comm::Communicator& comm) {
+  Json versions = versions_json();
+  const std::string processor = versions.at("cpu_capability").as_string();
+  versions["cpu_capability"] = Json();
+  comm::agree_on(comm,
+                 Json::object({{"program_sha256", sha256_file("/proc/self/exe")},
+                               {"versions", versions},
+                               {"experiment", experiment.resolved()}}),
+                 "start of the job");
+  const auto all = comm.all_gather(std::as_bytes(std::span(processor)), "processors of the ranks");
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    if (all[rank] == all[0]) continue;
+    log_warning(fmt::format(
+        "rank {} computes with {}, rank 0 with {}: results may differ in their last bits from "
+        "those "
+        "of equal machines",
+        rank, std::string(reinterpret_cast<const char*>(all[rank].data()), all[rank].size()),
+        std::string(reinterpret_cast<const char*>(all[0].data()), all[0].size())));
+    return;
+  }
+}
+
+/// A rank is gone, and this one speaks for those that are left.
+[[noreturn]] void end_without(const std::filesystem::path& run_dir, const std::string& message) {
+  const Failure failure{ExitCode::kInternal,
+                        fmt::format("{}\n  hint: run the same command again to continue; thresher "
+                                    "flight {} shows what each rank was doing",
+                                    message, run_dir.string())};
+  print_failure(failure);
+  mark_failed(run_dir, failure);
+  comm::MpiEnvironment::abort(static_cast<int>(failure.code));
+}
+
+}  // namespace
+
+std::filesystem::path flight_folder(const std::filesystem::path& run_dir) {
+  return run_dir.parent_path() / ".flight" / run_dir.filename();
+}
+
 void run_job(const Experiment& experiment, const std::string& stage,
              const std::function<void(comm::Communicator&)>& work) {
   const std::filesystem::path run_dir = experiment.run_dir();
   std::atomic<int> ranks = 1;
+  if (experiment.train.max_runtime_minutes > 0) {
+    stop_after(60 * experiment.train.max_runtime_minutes);
+  }
   try {
     with_ranks(
         experiment.comm, experiment.run.place(),
@@ -313,6 +364,10 @@ void run_job(const Experiment& experiment, const std::string& stage,
           tell(comm, fmt::format("{} {} ({}), {} {} each", comm.world_size(),
                                  comm.world_size() == 1 ? "rank" : "ranks", comm.backend(), threads,
                                  threads == 1 ? "thread" : "threads"));
+          check_same_job(experiment, comm);
+          const comm::RankWatch watch(
+              comm, flight_folder(run_dir),
+              [&](const std::string& message) { end_without(run_dir, message); });
           work(comm);
         },
         [&](const Failure& failure, int, int world_size) {

@@ -65,8 +65,14 @@ trainer::TrainResult train_stage(Experiment& experiment, bool fresh, comm::Commu
 Json evaluate_stage(const Experiment& experiment, const std::filesystem::path& run_dir,
                     Inputs& inputs, comm::Communicator& comm);
 
+/// Where the flight records of a run's jobs are: beside the run directory, because --fresh renames
+/// that.
+std::filesystem::path flight_folder(const std::filesystem::path& run_dir);
+
 /// Runs `work` on every rank of an experiment that writes a run directory; a failure is told in
-/// RUN/status.json. `stage` is what the job does first, updated by `work` as it goes on.
+/// RUN/status.json. `stage` is what the job does first, updated by `work` as it goes on. Before it
+/// all ranks compare program, libraries and experiment (comm/agreement.h), and while it lasts they
+/// watch each other (comm/rank_watch.h).
 void run_job(const Experiment& experiment, const std::string& stage,
              const std::function<void(comm::Communicator&)>& work);
 

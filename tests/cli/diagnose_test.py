@@ -1,7 +1,9 @@
 """`thresher diagnose` on a tiny run: what it measures is what the evaluation measured."""
 import json
 
+import numpy
 from program import *
+from safetensors.numpy import load_file
 
 
 class Diagnose(TinyRunTest):
@@ -37,6 +39,22 @@ class Diagnose(TinyRunTest):
             self.assertAlmostEqual(one["stability"][0]["mean_best_cosine"], 1, places=4)
             self.assertEqual(one["stability"][0]["part_above"], 1)
         self.assertNotIn("unstable_latents", [one["name"] for one in found["findings"]])
+
+    def test_another_seed_is_noted_on_the_pages_of_latents(self):
+        self.make_run("--set", "run.name=other", "--set", "run.seed=77", "--set", "cache.dir=caches/other")
+        for arguments in (("features", "build", "runs/tiny", "--tokens", 2048), ("diagnose", "runs/tiny", "--record-only",
+                          "--against", "runs/other"), ("dashboard", "runs/tiny", "page.html", "--sae", "topk")):
+            result = self.run_here(*arguments)
+            self.assertEqual(result.returncode, 0, result.stderr)
+        read = lambda run: load_file(self.workspace / f"runs/{run}/sae/topk/sae_weights.safetensors")["W_dec"].astype("float64")
+        ours, theirs = (rows / numpy.linalg.norm(rows, axis=1, keepdims=True) for rows in (read("tiny"), read("other")))
+        cosines = ours @ theirs.T
+        for latent in (0, 5):
+            shown = self.run_here("features", "show", "runs/tiny", latent, "--sae", "topk", "--json")
+            (found,) = json.loads(shown.stdout)["stability"]
+            self.assertEqual((found["other"], found["latent"]), ("runs/other", cosines[latent].argmax()))
+            self.assertAlmostEqual(found["cosine"], cosines[latent].max(), places=5)
+        self.assertIn("runs/other", (self.workspace / "page.html").read_text())
 
     def test_people_get_tables(self):
         result = self.run_here("diagnose", "runs/tiny", "--tokens", 512, "--top", 3)

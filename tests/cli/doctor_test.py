@@ -22,6 +22,10 @@ class Doctor(ProgramTest):
         checks = self.checks()
         self.assertIn("torch 2.11.0", checks["versions"]["value"])
         self.assertIn("hdf5 1.", checks["versions"]["value"])
+        self.assertRegex(checks["mpi library"]["value"], r"^compiled Open MPI v4\.(\S+), loaded Open MPI v4\.\1 from /\S+libmpi\.so")
+        self.assertRegex(checks["hdf5 library"]["value"], r"^compiled (1\.\S+), loaded \1 from /\S+libhdf5")
+        self.assertIn("libtorch_cpu.so", checks["torch library"]["value"])
+        self.assertRegex(checks["/dev/shm"]["value"], r"free of \S+ [KMGT]iB$")
         self.assertIn("cores usable", checks["cpu"]["value"])
         self.assertIn("available" if "available" in checks["memory"]["value"] else "control group",
                       checks["memory"]["value"])
@@ -36,6 +40,28 @@ class Doctor(ProgramTest):
         self.assertIn("to be harvested", checks["cache"]["value"])
         self.assertEqual(checks["cache.dir: locks"]["status"], "ok")
         self.assertFalse((self.workspace / "caches").exists())
+
+    def test_compares_what_an_experiment_takes_with_what_there_is(self):
+        needs = lambda checks: {name: check for name, check in checks.items() if name.startswith("need")}
+        for ranks, words in ((None, "1 rank on this host"), (2, "2 ranks on this host")):
+            found = needs(self.checks(TINY, ranks=ranks))
+            self.assertEqual(list(found), ["need: harvest", "need: training"])
+            for check in found.values():
+                self.assertEqual(check["status"], "ok")
+                self.assertRegex(check["value"], r"^about \S+ [KMG]iB of memory")
+                self.assertIn(words, check["value"])
+        # 64 x 64M latents: 4 x 4 bytes x 2 x 64 x 64M = 128 GiB and three times that on disk.
+        found = needs(self.checks(TINY, "--set", "sae.0.expansion_factor=1000000", code=78))
+        self.assertEqual(found["need: harvest"]["status"], "ok")
+        self.assertEqual(found["need: training"]["status"], "fail")
+
+    def test_a_harvested_experiment_needs_no_harvest(self):
+        caches = ("--set", "cache.dir=caches/doctor")
+        self.assertEqual(self.run_here("harvest", TINY, *caches).returncode, 0)
+        names = [name for name in self.checks(TINY, *caches) if name.startswith("need")]
+        self.assertEqual(names, ["need: training"])
+        shutil.rmtree(self.workspace / "caches")
+        shutil.rmtree(self.workspace / "runs")
 
     def test_missing_files_and_broken_experiments_fail(self):
         checks = self.checks(TINY, "--set", "host_model.weights=models/none.gguf", code=78)
