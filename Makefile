@@ -1,5 +1,5 @@
 # A thin face over tools/setup.sh and the CMake presets. `make demo` and `make test` may each be the first command.
-.PHONY: build demo test soak asan tsan cuda clean help
+.PHONY: build demo test soak asan tsan fuzz cuda clean help
 .DEFAULT_GOAL := help
 
 JOBS ?= $(shell nproc)
@@ -11,6 +11,7 @@ help:
 	@echo "make soak   the long tests (kills, recovery of known features)"
 	@echo "make asan   unit tests under AddressSanitizer and UBSan"
 	@echo "make tsan   the layers without LibTorch under ThreadSanitizer"
+	@echo "make fuzz   every parser of input files under libFuzzer for SECONDS=60 each (Clang)"
 	@echo "make cuda   everything with THRESHER_CUDA=ON (needs nvcc, no GPU)"
 
 build:
@@ -43,6 +44,9 @@ tsan:
 	cmake --build --preset tsan -j $(JOBS)
 	ctest --preset tsan
 
+fuzz:
+	tools/fuzz.sh $(or $(SECONDS),60)
+
 cuda:
 	tools/setup.sh test
 	cmake --preset cuda-release -Wno-dev --log-level=WARNING
@@ -50,4 +54,4 @@ cuda:
 	ctest --preset cuda-release
 
 clean:
-	rm -rf build/cpu-release build/cpu-debug build/cuda-release build/cuda-tests build/gpu-kernels build/asan build/tsan build/bin
+	rm -rf build/cpu-release build/cpu-debug build/cuda-release build/cuda-tests build/gpu-kernels build/asan build/tsan build/fuzz build/bin

@@ -1,5 +1,22 @@
 # One function makes a layer's library, one a test program; a folder's CMakeLists.txt stays ten lines.
 
+# Clang 14 cannot make libstdc++ 12's constexpr vector of pairs of the class that holds it. The fuzz targets are
+# compiled with a copy of the header in which the pair is a class of its own.
+if(THRESHER_FUZZ)
+  file(READ "${PROJECT_SOURCE_DIR}/core/config.h" thresher_config_header)
+  string(REPLACE "struct ConfigNode {" "struct ConfigMember;\nstruct ConfigNode {" thresher_config_header
+         "${thresher_config_header}")
+  string(REPLACE "std::pair<ConfigNode, ConfigNode>" "ConfigMember" thresher_config_header "${thresher_config_header}")
+  string(REPLACE "/// Throws ConfigError with file:line:column." "struct ConfigMember {
+  ConfigMember(ConfigNode key, ConfigNode value) : first(std::move(key)), second(std::move(value)) {}
+  ConfigNode first, second;
+};
+
+/// Throws ConfigError with file:line:column." thresher_config_header "${thresher_config_header}")
+  file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/fuzz_include/core/config.h" CONTENT "${thresher_config_header}" @ONLY)
+  include_directories(BEFORE "${PROJECT_BINARY_DIR}/fuzz_include")
+endif()
+
 function(thresher_compile_settings target)
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX,C>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
@@ -10,12 +27,19 @@ function(thresher_compile_settings target)
     $<$<AND:$<BOOL:${THRESHER_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings>)
   target_compile_definitions(${target} PRIVATE
     $<$<BOOL:${THRESHER_FAILPOINTS}>:THRESHER_FAILPOINTS>
-    $<$<CONFIG:Debug>:_GLIBCXX_ASSERTIONS>
-    $<$<NOT:$<CONFIG:Debug>>:_FORTIFY_SOURCE=2>)
+    $<$<CONFIG:Debug>:_GLIBCXX_ASSERTIONS>)
+  target_link_options(${target} PRIVATE -Wl,-z,relro,-z,now)
+  if(THRESHER_FUZZ)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX,C>:-fsanitize=fuzzer-no-link>)
+  endif()
   if(THRESHER_SANITIZE)
     target_compile_options(${target} PRIVATE
-      $<$<COMPILE_LANGUAGE:CXX,C>:-fsanitize=${THRESHER_SANITIZE} -fno-omit-frame-pointer>)
+      $<$<COMPILE_LANGUAGE:CXX,C>:-fsanitize=${THRESHER_SANITIZE} -fno-sanitize-recover=all
+        -fno-omit-frame-pointer>)
     target_link_options(${target} PRIVATE -fsanitize=${THRESHER_SANITIZE})
+    target_compile_definitions(${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:_GLIBCXX_ASSERTIONS>)
+  else()  # the sanitizers' own checks of the C library are finer
+    target_compile_definitions(${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:_FORTIFY_SOURCE=2>)
   endif()
 endfunction()
 
@@ -69,7 +93,7 @@ endfunction()
 function(thresher_print_summary)
   message(STATUS "Thresher ${PROJECT_VERSION}")
   foreach(option CMAKE_BUILD_TYPE THRESHER_LAYERS THRESHER_CUDA THRESHER_CUDA_ARCHITECTURES THRESHER_BUILD_TESTS
-                 THRESHER_BUILD_BENCH THRESHER_SANITIZE THRESHER_WERROR THRESHER_FAILPOINTS)
+                 THRESHER_BUILD_BENCH THRESHER_SANITIZE THRESHER_FUZZ THRESHER_WERROR THRESHER_FAILPOINTS)
     message(STATUS "  ${option} = ${${option}}")
   endforeach()
 endfunction()

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Installs what Thresher needs and nothing twice. Usage: tools/setup.sh build|demo|test
+# Installs what Thresher needs and nothing twice. Usage: tools/setup.sh build|demo|test|fuzz
 #   build  compilers and libraries (Debian packages), LibTorch in build/venv
 #   demo   build + the small host model and the text of the demo
 #   test   demo + the Python oracles of the tests and their text
+#   fuzz   build without LibTorch + Clang, for the fuzz targets
 # Nothing is written outside the repository but installed Debian packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 level=${1:-build}
-case "$level" in build|demo|test) ;; *) echo "usage: tools/setup.sh build|demo|test" >&2; exit 64 ;; esac
+case "$level" in build|demo|test|fuzz) ;; *) echo "usage: tools/setup.sh build|demo|test|fuzz" >&2; exit 64 ;; esac
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -17,7 +18,24 @@ debian_packages=(
   libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev libssl-dev libxxhash-dev libsqlite3-dev
   libcpp-httplib-dev libcli11-dev libgtest-dev)
 
-[ "$level" = test ] && debian_packages+=(chromium)  # opens the pages that the program writes
+if [ "$level" = test ]; then
+  debian_packages+=(
+    chromium                               # opens the pages that the program writes
+    strace                                 # shows what a hostile file makes it open
+    shellcheck                             # reads the shell scripts
+    slurmctld slurmd slurm-client munge)   # a Slurm on this machine runs launch/slurm
+fi
+[ "$level" = fuzz ] && debian_packages+=(clang libclang-rt-dev)
+
+# Installing a service starts it, unless this file says no (101).
+keep_services_from_starting() {
+  local policy=/usr/sbin/policy-rc.d
+  [ -e "$policy" ] && return 0
+  printf '#!/bin/sh\nexit 101\n' > "$policy"
+  chmod 755 "$policy"
+  # shellcheck disable=SC2064  # the path as it is now
+  trap "rm -f '$policy'" EXIT
+}
 
 install_debian_packages() {
   local missing=() package
@@ -32,6 +50,7 @@ install_debian_packages() {
     exit 69
   fi
   say "installing Debian packages: ${missing[*]}"
+  keep_services_from_starting
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
@@ -125,6 +144,10 @@ fetch_languages() {
 }
 
 install_debian_packages
+if [ "$level" = fuzz ]; then
+  say "ready (fuzz)"
+  exit 0
+fi
 make_environment
 install_libtorch
 if [ "$level" != build ]; then
