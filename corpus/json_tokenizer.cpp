@@ -222,7 +222,12 @@ std::string JsonTokenizer::description() const {
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_json_tokenizer(const std::filesystem::path& path) {
-  const Json json = Json::parse(read_text_file(path, kMaxBytes), path.string());
+  return parse_json_tokenizer(read_text_file(path, kMaxBytes), path);
+}
+
+std::unique_ptr<Tokenizer> parse_json_tokenizer(std::string_view text,
+                                                const std::filesystem::path& path) {
+  const Json json = Json::parse(text, path.string());
   const JsonPlace file(json, path.string());
   if (const auto version = file.find("version"); version && version->string() != "1.0") {
     version->unsupported("version", version->string(), "1.0");

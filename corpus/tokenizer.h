@@ -53,6 +53,9 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const std::filesystem::path& gguf
 /// text, this does not. DataError, naming the component and where it stands, for what is damaged or
 /// not supported.
 std::unique_ptr<Tokenizer> load_json_tokenizer(const std::filesystem::path& path);
+/// The same from the text of a tokenizer.json that stands, or would stand, at `path`.
+std::unique_ptr<Tokenizer> parse_json_tokenizer(std::string_view text,
+                                                const std::filesystem::path& path);
 
 /// The tokenizer in a GGUF, a tokenizer.json, or a folder with a tokenizer.json. ConfigError for a
 /// folder without one.
