@@ -58,19 +58,21 @@ class Pbs(LaunchTest):
         folder, environment, command = self.job("anew", "train", limit="00:05:06", qrerun="exit 159",
                                                 options=OPTIONS + " --set train.total_tokens=100M", THRESHER_ATTEMPT="4")
         shutil.copytree(self.reference / "caches", folder / "caches")
-        self.assertEqual(self.ran(command, env=environment).returncode, 75)
+        result = self.ran(command, env=environment)
+        self.assertEqual(result.returncode, 75, result.stderr)
         self.assertEqual(self.called(folder),
                          ["qrerun 7.pbs", f"qsub -v EXPERIMENT={EXPERIMENT},OPTIONS={environment['OPTIONS']},THRESHER_ATTEMPT=5 "
                                           f"{LAUNCH}/pbs/train.pbs"])
         result = self.ran(command, env={**environment, "THRESHER_ATTEMPT": "20"})
-        self.assertEqual(result.returncode, 75)
+        self.assertEqual(result.returncode, 75, result.stderr)
         self.assertIn("THRESHER_MAX_RESTARTS=20", result.stderr)
         self.assertEqual(len(self.called(folder)), 2)
 
     def test_a_configuration_error_is_not_tried_again(self):
         folder, environment, command = self.job("refused", "train", limit="", options="--set train.lanes=1")
         shutil.copytree(self.reference / "caches", folder / "caches")
-        self.assertEqual(self.ran(command, env=environment).returncode, 78)
+        result = self.ran(command, env=environment)
+        self.assertEqual(result.returncode, 78, result.stderr)
         self.assertEqual(self.called(folder), [])
 
 
