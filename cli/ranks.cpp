@@ -69,6 +69,17 @@ bool have_lower_ranks_kept_silent(int rank) {
   return true;
 }
 
+/// A launcher ends what is left of a job as soon as one rank has ended with 75: nobody may, before
+/// rank 0 has told how the job ended.
+void tell_the_stop(comm::Communicator& comm, const Failure& stop, const FailureHook& on_failure) {
+  if (comm.is_root()) on_failure(stop, comm.rank(), comm.world_size());
+  try {
+    comm.barrier("stop.told");
+  } catch (const Error& error) {
+    log_debug(std::string("stopped without the other ranks: ") + error.what());
+  }
+}
+
 /// NCCL wants a device for each rank, or NCCL_HOSTID to believe it.
 void start_nccl(const comm::CommConfig& config, bool is_shared, comm::Communicator& comm) {
   if (comm.world_size() == 1) return;
@@ -103,6 +114,9 @@ void run_mpi(const comm::CommConfig& config, Device device, bool wants_nccl,
     }
     work(*comm);
   } catch (const StoppedBySignal&) {
+    if (on_failure && comm->world_size() > 1) {
+      tell_the_stop(*comm, describe_failure(std::current_exception()), on_failure);
+    }
     throw;
   } catch (...) {
     if (comm->world_size() == 1) throw;

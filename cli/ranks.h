@@ -20,7 +20,8 @@ Failure describe_failure(const std::exception_ptr& error);
 /// Prints "error: <message>" once to stderr ("stopped: ..." for StoppedBySignal).
 void print_failure(const Failure& failure);
 
-/// Called on a rank of several that fails, before it ends the job.
+/// Called on a rank of several that fails, before it ends the job, and on rank 0 when all of them
+/// stop, before any of them leaves.
 using FailureHook = std::function<void(const Failure& failure, int rank, int world_size)>;
 
 /// Runs `work` on every rank that `config` and the launcher ask for: this process alone, threads of

@@ -4,9 +4,11 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "core/error.h"
@@ -24,6 +26,7 @@ struct Setting {
   long count = 0;
   bool is_lasting = false;
   std::string_view action = "kill";
+  std::chrono::milliseconds pause{};  // of action "pause..."
 
   bool matches(std::string_view arrival) const {
     if (name.ends_with('*')) return arrival.starts_with(name.substr(0, name.size() - 1));
@@ -39,8 +42,17 @@ constexpr std::array kErrors = {std::pair("EIO", EIO), std::pair("ENOSPC", ENOSP
   throw UsageError(
       "THRESHER_FAILPOINT=" + std::string(text) + " is malformed",
       "THRESHER_FAILPOINT=<name>:<count>[+][=<action>], count at least 1, action kill, "
-      "short, EIO, ENOSPC, EDQUOT, EACCES or EINTR; only errors may last (+), and only "
-      "file calls (file.*, read.*) may fail");
+      "pause<milliseconds>, short, EIO, ENOSPC, EDQUOT, EACCES or EINTR; only errors and pauses "
+      "may last (+), and only file calls (file.*, read.*) may fail");
+}
+
+long read_count(std::string_view digits, std::string_view text) {
+  long count = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), count);
+  if (error != std::errc() || end != digits.data() + digits.size() || count < 1) {
+    throw_malformed(text);
+  }
+  return count;
 }
 
 Setting parse(std::string_view text) {
@@ -53,10 +65,11 @@ Setting parse(std::string_view text) {
   std::string_view count = head.substr(colon + 1);
   setting.is_lasting = count.ends_with('+');
   if (setting.is_lasting) count.remove_suffix(1);
-  const auto [end, error] =
-      std::from_chars(count.data(), count.data() + count.size(), setting.count);
-  if (error != std::errc() || end != count.data() + count.size() || setting.count < 1) {
-    throw_malformed(text);
+  setting.count = read_count(count, text);
+  constexpr std::string_view kPause = "pause";
+  if (setting.action.starts_with(kPause)) {
+    setting.pause =
+        std::chrono::milliseconds(read_count(setting.action.substr(kPause.size()), text));
   }
   return setting;
 }
@@ -64,7 +77,7 @@ Setting parse(std::string_view text) {
 Fault fault_of(const Setting& setting, std::string_view text) {
   const bool is_once_only = setting.action == "short" || setting.action == "EINTR";
   if (setting.is_lasting && (is_once_only || setting.action == "kill")) throw_malformed(text);
-  if (setting.action == "kill") return {};
+  if (setting.action == "kill" || setting.pause.count() > 0) return {};
   if (!setting.name.starts_with("file.") && !setting.name.starts_with("read.")) {
     throw_malformed(text);
   }
@@ -87,6 +100,7 @@ Fault arrive_at(std::string_view name) {
   const long arrival = arrivals.fetch_add(1) + 1;
   if (arrival != setting.count && !(setting.is_lasting && arrival > setting.count)) return {};
   if (setting.action == "kill") raise(SIGKILL);
+  if (setting.pause.count() > 0) std::this_thread::sleep_for(setting.pause);
   return fault;
 }
 

@@ -11,8 +11,8 @@ struct Fault {
 };
 
 /// Counts an arrival at `name` and says what THRESHER_FAILPOINT (docs: CONTRIBUTING.md) demands of
-/// it; a demanded kill happens here. UsageError if the setting is malformed. Nothing, ever, with
-/// THRESHER_FAILPOINTS=OFF.
+/// it; a demanded kill or pause happens here. UsageError if the setting is malformed. Nothing,
+/// ever, with THRESHER_FAILPOINTS=OFF.
 Fault arrive_at(std::string_view name);
 
 }  // namespace thresher

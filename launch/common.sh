@@ -40,13 +40,16 @@ status_json() { "$THRESHER" status "${subject[@]}" --json 2>/dev/null || true; }
 
 # verdict LAUNCHED BEFORE: prints the exit code to act on. LAUNCHED is what mpirun or srun returned, which may be 137 for a
 # rank that ended with 7; RUN/status.json says what was meant, if it says other things than BEFORE the stage (compared
-# by content: clocks of hosts differ). A run that still says "running" when its launcher is back was killed at work.
+# by content: clocks of hosts differ). A run that still says "running" when its launcher is back was killed at work; one
+# that says nothing new and died of the USR1 it was sent (138) had not begun.
 verdict() {
   local code=$1
   if [ "$code" -ne 0 ] && [ "$(status_json)" != "$2" ]; then
     local said
     said=$("$THRESHER" status "${subject[@]}" --code 2>/dev/null) || said=running
     case "$said" in running | none | 0) code=70 ;; *) code=$said ;; esac
+  elif [ "$code" -eq 138 ] && [ "$stops" -gt 0 ]; then
+    code=75
   fi
   case "$code" in 0 | 64 | 65 | 70 | 74 | 75 | 78) ;; *) code=70 ;; esac
   echo "$code"

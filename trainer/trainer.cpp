@@ -235,6 +235,7 @@ class Training {
 
   void tell(const std::string& state, std::optional<ExitCode> code, const std::string& message) {
     if (!directory_) return;
+    failpoint("train.end");
     RunStatus status;
     status.state = state;
     status.exit_code = code;

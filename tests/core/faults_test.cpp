@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 
@@ -108,10 +109,18 @@ TEST_F(FaultTest, CostsNothingWhenACallIsInterruptedOrShort) {
   EXPECT_EQ(outcome("read.data:1=EIO", read_back), path("a") + ": cannot read: Input/output error");
 }
 
+TEST_F(FaultTest, APauseTakesTimeAndNothingElse) {
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(outcome_of("file.rename:1+=pause300"), "done");
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(300));
+  EXPECT_EQ(read_text_file(folder / "a"), "new a");
+}
+
 TEST_F(FaultTest, RefusesASettingThatItDoesNotUnderstand) {
   for (const std::string setting :
        {"file.write", "file.write:0", "file.write:1x=EIO", "file.write:1=EWHAT", "file.write:1+",
-        "file.write:1+=short", "atomic.synced:1=EIO", ":"}) {
+        "file.write:1+=short", "atomic.synced:1=EIO", "file.write:1=pause",
+        "file.write:1=pause0", ":"}) {
     EXPECT_EQ(outcome_of(setting), "THRESHER_FAILPOINT=" + setting + " is malformed");
   }
 }

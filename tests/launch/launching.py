@@ -17,6 +17,9 @@ PROGRAM = Path(os.environ["THRESHER_BIN"]) / "thresher"
 LAUNCH = SOURCE / "launch"
 EXPERIMENT = SOURCE / "configs/tiny.yaml"
 
+# For jobs that are hit in the middle: however fast the machine, there is a middle.
+SLOW = {"THRESHER_FAILPOINT": "train.step:1+=pause5"}
+
 # What has the same bytes for every number of ranks, launcher, kill and resume.
 CACHE = ["caches/*/shards/*", "caches/*/MANIFEST.json"]
 RUN = ["runs/*/sae/*/*", "runs/*/metrics.jsonl", "runs/*/ckpt/*/*.safetensors"]

@@ -2,7 +2,7 @@
 file as under Slurm."""
 from launching import *
 
-SOME = ["--set", "train.total_tokens=600k"]  # seconds: long enough to be hit in the middle
+SOME = ["--set", "train.total_tokens=600k"]
 LONG = ["--set", "train.total_tokens=100M"]  # never ends by itself
 LOCAL = LAUNCH / "local.sh"
 
@@ -28,7 +28,7 @@ class Local(LaunchTest):
             with self.subTest(ranks=ranks, stop=stop.name):
                 folder = self.harvested(f"stopped-{ranks}-{stop.name}")
                 command = [LOCAL, "-n", ranks, "train", EXPERIMENT, *SOME]
-                process = self.start(command, cwd=folder, start_new_session=True)
+                process = self.start(command, env=SLOW, cwd=folder, start_new_session=True)
                 self.training(folder)
                 # As a terminal does: to every process of the group.
                 os.killpg(process.pid, stop)
@@ -39,6 +39,32 @@ class Local(LaunchTest):
                 self.assertGreater(status["step"], 0)
                 self.must(command, cwd=folder)
                 self.assertEqual(digests(folder, RUN), digests(self.reference, RUN))
+
+    def test_no_rank_leaves_a_stopped_job_before_rank_0_has_told_its_end(self):
+        folder = self.harvested("told")
+        train = [PROGRAM, "train", EXPERIMENT, *LONG]
+        slow = ["env", "THRESHER_FAILPOINT=train.end:1=pause2000", *train]
+        process = self.start(["mpirun", "--oversubscribe", "-n", "1", *slow, ":", "-n", "1", *train], cwd=folder)
+        self.training(folder)
+        process.send_signal(signal.SIGUSR1)
+        self.end(process, 75)
+        status = self.status(folder)
+        self.assertEqual((status["state"], status["exit_code"]), ("stopped", 75))
+
+    def test_a_signal_before_the_ranks_began_is_a_stop(self):
+        folder = self.harvested("early")
+        program = folder / "late"
+        program.write_text(f'#!/bin/sh\n[ "$1" = status ] || {{ touch {folder}/begun; sleep 60 & wait; }}\nexec {PROGRAM} "$@"\n')
+        program.chmod(0o755)
+        for ranks in (1, 2):
+            with self.subTest(ranks=ranks):
+                (folder / "begun").unlink(missing_ok=True)
+                process = self.start([LOCAL, "-n", ranks, "train", EXPERIMENT, *SOME], env={"THRESHER": str(program)}, cwd=folder)
+                wait_until((folder / "begun").exists, 60, "the ranks to be started")
+                time.sleep(0.5)
+                process.send_signal(signal.SIGINT)
+                self.end(process, 75)
+                self.assertFalse((folder / "runs").exists())
 
     def test_a_second_signal_ends_the_ranks_at_once(self):
         for ranks in (1, 2):
@@ -63,12 +89,13 @@ class Local(LaunchTest):
 
     def test_a_lost_rank_is_70_and_restarts_continue(self):
         folder = self.harvested("lost")
-        process = self.start([LOCAL, "-n", "2", "train", EXPERIMENT, *SOME], cwd=folder)
+        process = self.start([LOCAL, "-n", "2", "train", EXPERIMENT, *SOME], env=SLOW, cwd=folder)
         self.training(folder)
         os.kill(max(processes_in(folder)), signal.SIGKILL)
         self.end(process, 70)
         self.expect_nobody_in(folder)
-        process = self.start([LOCAL, "-n", "2", "--restarts", "1", "train", EXPERIMENT, *SOME], cwd=folder)
+        process = self.start([LOCAL, "-n", "2", "--restarts", "1", "train", EXPERIMENT, *SOME], env=SLOW,
+                             cwd=folder)
         wait_until(lambda: len(processes_in(folder)) == 2 and self.status(folder)["state"] == "running", 60, "two ranks")
         os.kill(max(processes_in(folder)), signal.SIGKILL)
         self.assertIn("restart 1 of 1", self.end(process, 0))
@@ -96,7 +123,8 @@ class Local(LaunchTest):
         folder = self.harvested("punished")
         punish = self.start([LAUNCH / "ci/punish.sh", "--match", str(EXPERIMENT), "--mtbf", "1", "--failures", "3", "--signals",
                              "KILL", "--seed", "5"], cwd=folder)
-        self.assertIn("of 9", self.ran([LOCAL, "-n", "2", "--restarts", "9", "train", EXPERIMENT, *SOME], cwd=folder).stderr)
+        self.assertIn("of 9", self.ran([LOCAL, "-n", "2", "--restarts", "9", "train", EXPERIMENT, *SOME], env=SLOW,
+                                       cwd=folder).stderr)
         punish.kill()
         self.must([LOCAL, "-n", "2", "train", EXPERIMENT, *SOME], cwd=folder)
         self.assertEqual(digests(folder, RUN), digests(self.reference, RUN))

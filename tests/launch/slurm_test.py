@@ -26,6 +26,7 @@ class SlurmTest(LaunchTest):
         cls.slurm = dict(word.split("=", 1) for word in exports.stdout.split()[1:])
         cls.slurm["THRESHER_LAUNCH"] = str(LAUNCH)
         cls.reference = cls.undisturbed(*OPTIONS)
+        cls.slurm.update(THRESHER_FAILPOINT="train.step:1+=pause20")  # long enough for what is done to the jobs
 
     @classmethod
     def take_down(cls):

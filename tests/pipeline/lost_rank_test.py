@@ -94,7 +94,7 @@ class LostRankTest(unittest.TestCase):
                 self.assertEqual(len(job.errors), 1, job.result.stderr[-3000:])
                 self.assertRegex(
                     job.errors[0],
-                    rf"error: rank \d of {ranks} \(host \S+, pid \d+\) waited 3.\d s in \w+ #\d+ \S.*; "
+                    rf"error: rank \d of {ranks} \(host \S+, pid \d+\) waited \d+\.\d s in \w+ #\d+ \S.*; "
                     rf"rank {victim} did not arrive: rank {victim} of {ranks} \(host \S+, pid \d+\), last seen ")
                 self.note(kind, job, victim)
 
@@ -176,7 +176,8 @@ class StopLimitTest(unittest.TestCase):
             limit = ["--set", "train.max_runtime_minutes=0.02"]
             stops = 0
             while True:
-                result = thresher("run", *experiment(workspace, "limited"), *limit, ranks=2, check=False)
+                result = thresher("run", *experiment(workspace, "limited"), *limit, ranks=2, check=False,
+                                  env={"THRESHER_FAILPOINT": "train.step:1+=pause5"} if limit else {})
                 if result.returncode == 0:
                     break
                 self.assertEqual(result.returncode, 75, result.stderr[-3000:])

@@ -12,7 +12,8 @@ class StopTest(unittest.TestCase):
                 arguments = experiment(workspace, place)
                 command = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
                 process = subprocess.Popen([*command, str(PROGRAM), "run", *arguments], stdout=subprocess.DEVNULL,
-                                           stderr=subprocess.PIPE)
+                                           stderr=subprocess.PIPE,
+                                           env={**os.environ, "THRESHER_FAILPOINT": "train.step:1+=pause5"})
                 metrics = workspace / place / "runs"
                 deadline = time.monotonic() + 60
                 while not any(p.stat().st_size > 0 for p in metrics.glob("*/metrics.jsonl")) and time.monotonic() < deadline:
