@@ -83,6 +83,7 @@ class Training {
       tell("done", ExitCode::kDone, "");
       return result;
     } catch (const StoppedBySignal& stop) {
+      failpoint("train.stopped");
       tell("stopped", stop.code(), stop.first_line());
       throw;
     } catch (const Error& error) {
@@ -235,7 +236,6 @@ class Training {
 
   void tell(const std::string& state, std::optional<ExitCode> code, const std::string& message) {
     if (!directory_) return;
-    failpoint("train.end");
     RunStatus status;
     status.state = state;
     status.exit_code = code;

@@ -56,6 +56,15 @@ def processes_in(folder):
     return found
 
 
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    try:
+        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
 class LaunchTest(unittest.TestCase):
     """A case with workspaces in which configs/tiny.yaml finds its paths."""
 

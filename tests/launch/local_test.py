@@ -43,13 +43,18 @@ class Local(LaunchTest):
     def test_no_rank_leaves_a_stopped_job_before_rank_0_has_told_its_end(self):
         folder = self.harvested("told")
         train = [PROGRAM, "train", EXPERIMENT, *LONG]
-        slow = ["env", "THRESHER_FAILPOINT=train.end:1=pause2000", *train]
-        process = self.start(["mpirun", "--oversubscribe", "-n", "1", *slow, ":", "-n", "1", *train], cwd=folder)
-        self.training(folder)
+        self.assertEqual(self.ran([*train, "--set", "train.max_runtime_minutes=0.02"], cwd=folder).returncode, 75)
+        stopped = self.status(folder)
+        # Between the resume and the first step there is nothing to save, and the job's end is told by rank 0 alone.
+        late = ["env", "THRESHER_FAILPOINT=read.open:1=pause3000", *train]
+        slow = ["env", "THRESHER_FAILPOINT=train.stopped:1=pause2000", *train]
+        process = self.start(["mpirun", "-n", "1", *slow, ":", "-n", "1", *late], cwd=folder)
+        wait_until(lambda: len([pid for pid in processes_in(folder) if catches(pid, signal.SIGUSR1)]) == 2, 60, "both ranks")
         process.send_signal(signal.SIGUSR1)
         self.end(process, 75)
         status = self.status(folder)
-        self.assertEqual((status["state"], status["exit_code"]), ("stopped", 75))
+        self.assertEqual((status["state"], status.get("exit_code"), status["ranks"]), ("stopped", 75, 2))
+        self.assertEqual(status["step"], stopped["step"])
 
     def test_a_signal_before_the_ranks_began_is_a_stop(self):
         folder = self.harvested("early")
