@@ -59,7 +59,7 @@ class Local(LaunchTest):
     def test_a_signal_before_the_ranks_began_is_a_stop(self):
         folder = self.harvested("early")
         program = folder / "late"
-        program.write_text(f'#!/bin/sh\n[ "$1" = status ] || {{ touch {folder}/begun; sleep 60 & wait; }}\nexec {PROGRAM} "$@"\n')
+        program.write_text(f'#!/bin/sh\n[ "$1" = status ] || {{ touch {folder}/begun; exec sleep 60; }}\nexec {PROGRAM} "$@"\n')
         program.chmod(0o755)
         for ranks in (1, 2):
             with self.subTest(ranks=ranks):
