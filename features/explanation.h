@@ -15,7 +15,7 @@ namespace thresher::features {
 struct LatentTexts {
   std::int64_t latent = 0;
   std::vector<Example> activating;  // strongest first, then those of lower quantiles
-  std::vector<Example> silent;      // in which it does not fire at all
+  std::vector<Example> silent;      // windows in which it does not fire
 };
 
 struct ExplanationPlan {

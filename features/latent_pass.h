@@ -20,7 +20,7 @@ struct StoreOptions {
   std::int64_t n_top = 20;               // contexts of strongest activation
   std::int64_t n_quantiles = 5;
   std::int64_t n_per_quantile = 5;
-  std::int64_t n_silent = 10;           // contexts drawn, those in which it fires left out
+  std::int64_t n_silent = 10;           // contexts drawn; of each a window without a firing
   std::int64_t window_tokens = 32;      // of a context that are shown
   std::int64_t window_before = 20;      // of these before the strongest activation
   std::int64_t n_listed = 10;           // promoted and suppressed tokens, neighbours, co-firing

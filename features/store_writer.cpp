@@ -135,14 +135,39 @@ std::vector<StoreWriter::Wanted> StoreWriter::wanted_examples(const LatentPass& 
   return out;
 }
 
+std::pair<std::int64_t, std::int64_t> StoreWriter::window_at(
+    StoredKind kind, const std::vector<std::int32_t>& documents, std::int64_t position) const {
+  const std::int64_t before =
+      kind == StoredKind::kSilent ? options_.window_tokens / 2 : options_.window_before;
+  return window(documents, position, before, options_.window_tokens);
+}
+
+std::optional<std::int64_t> StoreWriter::silent_position(std::int64_t from,
+                                                         const ContextFirings& context,
+                                                         std::span<const Firing> firings) const {
+  const auto size = static_cast<std::int64_t>(context.documents.size());
+  for (std::int64_t i = 0; i < size; ++i) {
+    const std::int64_t position = (from + i) % size;
+    const auto [start, end] = window_at(StoredKind::kSilent, context.documents, position);
+    const bool is_silent =
+        std::none_of(firings.begin(), firings.end(), [start = start, end = end](const Firing& one) {
+          return one.position >= start && one.position < end;
+        });
+    if (is_silent) return position;
+  }
+  return std::nullopt;
+}
+
 void StoreWriter::write_example(const Wanted& wanted, const ContextFirings& context,
                                 SqliteStatement& insert) {
   const std::span<const Firing> firings = context.of_latent(wanted.latent);
-  if (wanted.kind == StoredKind::kSilent && !firings.empty()) return;
-  const auto [start, end] = window(
-      context.documents, wanted.position,
-      wanted.kind == StoredKind::kSilent ? options_.window_tokens / 2 : options_.window_before,
-      options_.window_tokens);
+  std::int64_t position = wanted.position;
+  if (wanted.kind == StoredKind::kSilent) {
+    const std::optional<std::int64_t> silent = silent_position(wanted.position, context, firings);
+    if (!silent) return;
+    position = *silent;
+  }
+  const auto [start, end] = window_at(wanted.kind, context.documents, position);
   std::vector<Firing> shown;
   for (const Firing& one : firings) {
     if (one.position >= start && one.position < end) shown.push_back(one);
@@ -153,7 +178,7 @@ void StoreWriter::write_example(const Wanted& wanted, const ContextFirings& cont
   insert.bind(1, std::int64_t{wanted.latent}).bind(2, static_cast<std::int64_t>(wanted.kind));
   insert.bind(3, std::int64_t{wanted.quantile}).bind(4, std::int64_t{wanted.place});
   insert.bind(5, static_cast<double>(wanted.activation)).bind(6, wanted.context);
-  insert.bind(7, std::int64_t{wanted.position}).bind(8, start).bind(9, end - start);
+  insert.bind(7, position).bind(8, start).bind(9, end - start);
   insert.bind(10, std::string_view(activations)).run();
 }
 

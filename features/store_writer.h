@@ -2,8 +2,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <set>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/json.h"
@@ -38,6 +41,12 @@ class StoreWriter {
   };
   std::vector<Wanted> wanted_examples(const LatentPass& pass) const;
   void write_examples(std::vector<Wanted> wanted, const std::vector<std::filesystem::path>& logs);
+  std::pair<std::int64_t, std::int64_t> window_at(StoredKind kind,
+                                                  const std::vector<std::int32_t>& documents,
+                                                  std::int64_t position) const;
+  /// The first position from `from` on, round the context, whose window holds no firing.
+  std::optional<std::int64_t> silent_position(std::int64_t from, const ContextFirings& context,
+                                              std::span<const Firing> firings) const;
   void write_example(const Wanted& wanted, const ContextFirings& context, SqliteStatement& insert);
   void write_latents(const LatentPass& pass, const std::vector<DecoderFacts>& decoder_facts);
   void write_words(std::int64_t latent, const DecoderFacts& facts, SqliteStatement& examples,

@@ -140,11 +140,20 @@ class Store(TinyRunTest):
                 expected[self.position[here] - begin] = self.acts["topk"][here, latent]
                 np.testing.assert_allclose(example["activations"], expected, **CLOSE)
                 if example["kind"] == "silent":
-                    self.assertEqual(self.peaks["topk"][example["context"], latent], 0)
+                    self.assertEqual(max(example["activations"]), 0)
         database = sqlite3.connect(self.workspace / "runs/tiny/features/topk.sqlite")
         for context, ids in database.execute("SELECT id, token_ids FROM contexts"):
             np.testing.assert_array_equal(struct.unpack(f"<{len(ids) // 4}i", ids), self.tokens[context])
         database.close()
+
+    def test_a_latent_that_fires_elsewhere_in_a_context_has_silent_windows_there(self):
+        for name, database in self.stores():
+            fires, beside = self.acts[name] > 0, 0
+            for latent, context, start, n in database.execute("SELECT latent, context, start, n_tokens FROM examples WHERE kind = 2"):
+                inside = (self.context == context) & (self.position >= start) & (self.position < start + n)
+                self.assertFalse(fires[inside, latent].any())
+                beside += bool(self.peaks[name][context, latent] > 0)
+            self.assertGreater(beside, 0)
 
     def test_quantile_groups_are_equal_parts_of_a_sample(self):
         for name, database in self.stores():
