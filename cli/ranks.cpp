@@ -51,6 +51,7 @@ Failure describe_failure(const std::exception_ptr& error) {
 }
 
 void print_failure(const Failure& failure) {
+  if (failure.message.empty()) return;
   const bool is_stop = failure.code == ExitCode::kStopped;
   console_print(fmt::format("{}: {}\n", is_stop ? "stopped" : "error", failure.message));
 }
@@ -70,13 +71,15 @@ bool have_lower_ranks_kept_silent(int rank) {
 }
 
 /// A launcher ends what is left of a job as soon as one rank has ended with 75: nobody may, before
-/// rank 0 has told how the job ended.
-void tell_the_stop(comm::Communicator& comm, const Failure& stop, const FailureHook& on_failure) {
+/// rank 0 has told how the job ended. Returns whether this rank has nothing to add.
+bool tell_the_stop(comm::Communicator& comm, const Failure& stop, const FailureHook& on_failure) {
   if (comm.is_root()) on_failure(stop, comm.rank(), comm.world_size());
   try {
     comm.barrier("stop.told");
+    return !comm.is_root();
   } catch (const Error& error) {
     log_debug(std::string("stopped without the other ranks: ") + error.what());
+    return false;
   }
 }
 
@@ -114,8 +117,9 @@ void run_mpi(const comm::CommConfig& config, Device device, bool wants_nccl,
     }
     work(*comm);
   } catch (const StoppedBySignal&) {
-    if (on_failure && comm->world_size() > 1) {
-      tell_the_stop(*comm, describe_failure(std::current_exception()), on_failure);
+    if (on_failure && comm->world_size() > 1 &&
+        tell_the_stop(*comm, describe_failure(std::current_exception()), on_failure)) {
+      throw StoppedBySignal("");
     }
     throw;
   } catch (...) {

@@ -17,7 +17,8 @@ struct Failure {
   std::string message;  // whole, "error: " not included
 };
 Failure describe_failure(const std::exception_ptr& error);
-/// Prints "error: <message>" once to stderr ("stopped: ..." for StoppedBySignal).
+/// Prints "error: <message>" once to stderr ("stopped: ..." for StoppedBySignal), nothing without a
+/// message.
 void print_failure(const Failure& failure);
 
 /// Called on a rank of several that fails, before it ends the job, and on rank 0 when all of them
@@ -27,7 +28,8 @@ using FailureHook = std::function<void(const Failure& failure, int rank, int wor
 /// Runs `work` on every rank that `config` and the launcher ask for: this process alone, threads of
 /// it, or the MPI world (comm::choose_backend). An error of one of several MPI ranks is printed and
 /// ends all of them with its exit code, so that nobody waits for a dead rank; StoppedBySignal,
-/// which all ranks throw together, passes through.
+/// which all ranks throw together, passes through, with a message on rank 0 alone if there is a
+/// hook.
 ///
 /// With Device::kCuda every rank first takes its GPU, by its place on the host modulo the GPUs
 /// there, and the ranks of a launcher sum through NCCL if each has a GPU of its own. DeviceError

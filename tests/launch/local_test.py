@@ -33,7 +33,7 @@ class Local(LaunchTest):
                 # As a terminal does: to every process of the group.
                 os.killpg(process.pid, stop)
                 errors = self.end(process, 75)
-                self.assertIn("stopped: runs/tiny: stopped by a signal (SIGUSR1) after step", errors)
+                self.assertEqual(errors.count("stopped: runs/tiny: stopped by a signal (SIGUSR1) after step"), 1, errors)
                 status = self.status(folder)
                 self.assertEqual((status["state"], status["exit_code"]), ("stopped", 75))
                 self.assertGreater(status["step"], 0)
